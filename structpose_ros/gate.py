@@ -1,0 +1,86 @@
+"""Is the estimate good enough to publish? Accepted with a confidence, or rejected with a named reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from structpose_ros.alignment import AlignmentFailure, PoseEstimate
+from structpose_ros.contract import ModelContract
+
+
+class RejectReason(Enum):
+    """Why a frame gave no pose. The values stand in diagnostics and reports."""
+
+    NON_FINITE = "non_finite"
+    ZERO_WEIGHTS = "zero_weights"
+    TOO_FEW_POINTS = "too_few_points"
+    COLLINEAR = "collinear"
+    LOW_INLIER_RATIO = "low_inlier_ratio"
+    HIGH_RESIDUAL = "high_residual"
+    OUTSIDE_MAP = "outside_map"
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """Bounds that an estimate must keep.
+
+    min_inlier_ratio: 0 .. 1, share of the points within the alignment's inlier threshold.
+    max_residual: metres, weighted median residual.
+    map_margin: metres that the camera may stand outside the box around the map's points.
+    """
+
+    min_inlier_ratio: float = 0.25
+    max_residual: float = 0.25
+    map_margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_inlier_ratio <= 1:
+            raise ValueError(f"min_inlier_ratio: expected 0 .. 1, got {self.min_inlier_ratio}")
+        if not self.max_residual > 0:
+            raise ValueError(f"max_residual: expected metres above 0, got {self.max_residual}")
+        if not self.map_margin >= 0:
+            raise ValueError(f"map_margin: expected metres of at least 0, got {self.map_margin}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`reject_reason` is None exactly when the frame is accepted; `confidence` is in 0 .. 1, 0 when rejected."""
+
+    reject_reason: RejectReason | None
+    confidence: float
+    detail: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the pose may be published."""
+        return self.reject_reason is None
+
+
+def judge(outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, options: GateOptions) -> Decision:
+    """Judge what the alignment returned. The confidence is the inlier ratio: ordered, not yet a probability."""
+    if isinstance(outcome, AlignmentFailure):
+        return Decision(RejectReason(outcome.value), 0.0, f"alignment failed: {outcome.value}")
+    if outcome.inlier_ratio < options.min_inlier_ratio:
+        detail = f"inlier ratio {outcome.inlier_ratio:.2f}, expected at least {options.min_inlier_ratio:.2f}"
+        return Decision(RejectReason.LOW_INLIER_RATIO, 0.0, detail)
+    residual = weighted_median_residual(outcome)
+    if residual > options.max_residual:
+        detail = f"median residual {residual:.3f} m, expected at most {options.max_residual:.3f} m"
+        return Decision(RejectReason.HIGH_RESIDUAL, 0.0, detail)
+    position = outcome.map_from_camera[:3, 3]
+    low = np.asarray(contract.map_min) - options.map_margin
+    high = np.asarray(contract.map_max) + options.map_margin
+    if (position < low).any() or (position > high).any():
+        detail = f"position {np.round(position, 2).tolist()} m, expected within {low.tolist()} .. {high.tolist()} m"
+        return Decision(RejectReason.OUTSIDE_MAP, 0.0, detail)
+    return Decision(None, outcome.inlier_ratio)
+
+
+def weighted_median_residual(estimate: PoseEstimate) -> float:
+    """Return the residual in metres that half of the final weight lies below."""
+    order = np.argsort(estimate.residuals)
+    cumulative = np.cumsum(estimate.weights[order])
+    return float(estimate.residuals[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])

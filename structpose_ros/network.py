@@ -1,0 +1,204 @@
+"""The network behind a small interface: an input tensor and rays in, depth, scene coordinates and weights out."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from structpose_ros import contract as names
+from structpose_ros.contract import ModelContract, ModelFileError
+
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+
+
+class ProviderError(RuntimeError):
+    """The requested execution provider can't run; the message says what can."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one image.
+
+    depth: (h, w) metres along z. scene_coordinates: (h, w, 3) metres, map frame (the scene mean is added back).
+    weights: (h, w) in 0 .. 1.
+    """
+
+    depth: npt.NDArray[np.float32]
+    scene_coordinates: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float32]
+
+
+class Network(Protocol):
+    """Anything that predicts; the node runs `OnnxNetwork`, training also runs a torch network through it."""
+
+    contract: ModelContract
+
+    def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
+        """Predict from the normalised image (1, 3, H, W) and the ray grid (h, w, 3)."""
+        ...
+
+
+def normalized_tensor(image_rgb: npt.NDArray[np.uint8], contract: ModelContract) -> npt.NDArray[np.float32]:
+    """Return the input tensor (1, 3, H, W) of an image (H, W, 3) that already has the model's input size."""
+    scale = (1.0 / (255.0 * np.asarray(contract.normalization_std))).astype(np.float32)
+    offset = (np.asarray(contract.normalization_mean) / np.asarray(contract.normalization_std)).astype(np.float32)
+    tensor = image_rgb.astype(np.float32) * scale - offset
+    return np.ascontiguousarray(tensor.transpose(2, 0, 1)[None])
+
+
+def prediction_from_outputs(
+    depth: npt.NDArray[np.float32],
+    scene_coordinates: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    contract: ModelContract,
+) -> Prediction:
+    """Turn the graph's outputs (1, 1, h, w), (1, 3, h, w), (1, 1, h, w) into a `Prediction`."""
+    centred = scene_coordinates[0].transpose(1, 2, 0).astype(np.float64)
+    return Prediction(depth[0, 0], centred + np.asarray(contract.scene_mean), weights[0, 0])
+
+
+class OnnxNetwork:
+    """A model file run by ONNX Runtime.
+
+    provider: the one that really runs (`tensorrt`, `cuda` or `cpu`), whatever was asked for.
+    sha256: of the model file's bytes.
+    """
+
+    def __init__(self, path: Path | str, provider: str = "auto", threads: int = 0) -> None:
+        """Load `path` on `provider` (`auto`, `tensorrt`, `cuda` or `cpu`); threads 0 leaves their number to the runtime.
+
+        Raises:
+            ModelFileError: the file is missing, unreadable, not ONNX, not ours, or of another version.
+            ProviderError: ONNX Runtime is not installed properly, or the provider asked for can't run here.
+        """
+        runtime = import_onnxruntime()
+        content = read_model_file(Path(path))
+        self.path = Path(path)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Reading the metadata on the CPU first keeps a foreign file from a minutes-long TensorRT build.
+        session = _create_session(runtime, content, options, "cpu", self.path)
+        try:
+            self.contract = ModelContract.from_metadata(session.get_modelmeta().custom_metadata_map)
+        except ModelFileError as error:
+            raise ModelFileError(f"{self.path}: {error}") from error
+        _check_graph(session, self.contract, self.path)
+        self.provider = "cpu"
+        for candidate in _candidates(provider, runtime.get_available_providers()):
+            if candidate != "cpu":
+                session = _create_session(runtime, content, options, candidate, self.path)
+            # onnxruntime-gpu without a usable GPU logs an error and quietly runs on the CPU: ask what it took.
+            if session.get_providers()[0] == PROVIDERS[candidate]:
+                self.provider = candidate
+                break
+            if provider != "auto":
+                raise ProviderError(
+                    f"expected to run on '{provider}', but ONNX Runtime fell back to {session.get_providers()[0]}: "
+                    "check the GPU driver, CUDA and TensorRT libraries, or set the provider to 'auto' or 'cpu'"
+                )
+        self._session = session
+
+    def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
+        """See `Network.predict`."""
+        rays_tensor = np.ascontiguousarray(rays.transpose(2, 0, 1)[None], dtype=np.float32)
+        depth, scene_coordinates, weights = self._session.run(
+            [names.OUTPUT_DEPTH, names.OUTPUT_SCENE_COORDINATES, names.OUTPUT_WEIGHTS],
+            {names.INPUT_IMAGE: input_tensor, names.INPUT_RAYS: rays_tensor},
+        )
+        return prediction_from_outputs(depth, scene_coordinates, weights, self.contract)
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime.
+
+    Raises:
+        ProviderError: none or two of its mutually exclusive packages are installed; says what to install.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) == 2:
+        raise ProviderError(
+            "expected one of onnxruntime and onnxruntime-gpu, got both, which overwrite each other: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'structpose_ros[gpu]' or [cpu]"
+        )
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ProviderError(
+            "expected ONNX Runtime, got none: pip install 'structpose_ros[cpu]', or [gpu] with an NVIDIA GPU "
+            f"({error})"
+        ) from error
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def read_model_file(path: Path) -> bytes:
+    """Return the bytes of a model file, or raise ModelFileError."""
+    if not path.is_file():
+        raise ModelFileError(f"expected a model file at {path}, got {'a folder' if path.is_dir() else 'nothing'}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"expected a readable model file at {path}, got: {error}") from error
+
+
+def _candidates(requested: str, available: list[str]) -> list[str]:
+    if requested == "auto":
+        return [name for name, provider in PROVIDERS.items() if provider in available]
+    if requested not in PROVIDERS:
+        raise ProviderError(f"expected a provider of auto, {', '.join(PROVIDERS)}, got '{requested}'")
+    if PROVIDERS[requested] not in available:
+        raise ProviderError(
+            f"expected provider '{requested}', but this ONNX Runtime has {', '.join(available)}: "
+            "pip install 'structpose_ros[gpu]' in place of [cpu], or set the provider to 'auto'"
+        )
+    return [requested]
+
+
+def _create_session(runtime: ModuleType, content: bytes, options: Any, provider: str, path: Path) -> Any:
+    chain = [PROVIDERS[provider]]
+    if provider == "tensorrt":
+        chain.append(PROVIDERS["cuda"])  # for the operators TensorRT leaves over
+    if provider != "cpu":
+        chain.append(PROVIDERS["cpu"])
+    try:
+        return runtime.InferenceSession(content, sess_options=options, providers=chain)
+    except Exception as error:  # ONNX Runtime has no common base class for its errors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if provider == "cpu":
+            raise ModelFileError(
+                f"expected an ONNX model at {path}, got {len(content)} bytes that ONNX Runtime can't load: {reason}"
+            ) from error
+        raise ProviderError(f"expected provider '{provider}' to load {path}, got: {reason}") from error
+
+
+def _check_graph(session: Any, contract: ModelContract, path: Path) -> None:
+    h, w = contract.grid_shape
+    expected = {
+        names.INPUT_IMAGE: [1, 3, contract.input_height, contract.input_width],
+        names.INPUT_RAYS: [1, 3, h, w],
+        names.OUTPUT_DEPTH: [1, 1, h, w],
+        names.OUTPUT_SCENE_COORDINATES: [1, 3, h, w],
+        names.OUTPUT_WEIGHTS: [1, 1, h, w],
+    }
+    found = {node.name: list(node.shape) for node in [*session.get_inputs(), *session.get_outputs()]}
+    if found != expected:
+        raise ModelFileError(f"{path}: expected the graph's tensors {expected}, got {found}")

@@ -1,0 +1,94 @@
+"""The whole way of a frame: image and camera in, a judged pose out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
+from structpose_ros.camera import Camera, resize_image
+from structpose_ros.gate import Decision, GateOptions, judge
+from structpose_ros.geometry import unproject
+from structpose_ros.network import Network, Prediction, normalized_tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything known about one frame.
+
+    image_rgb: (H, W, 3) at the model's input size. points_in_camera: (h, w, 3) metres, camera frame.
+    covariance: (6, 6) as in `PoseEstimate`, scaled by the model's calibration; None without an estimate.
+    stage_ms: milliseconds spent in `preprocess`, `network`, `align`.
+    """
+
+    decision: Decision
+    estimate: PoseEstimate | None
+    covariance: npt.NDArray[np.float64] | None
+    prediction: Prediction
+    points_in_camera: npt.NDArray[np.float64]
+    image_rgb: npt.NDArray[np.uint8]
+    stage_ms: dict[str, float]
+
+
+class Relocalizer:
+    """Runs the steps in order. Deterministic, and the same work on every frame."""
+
+    def __init__(
+        self, network: Network, gate: GateOptions | None = None, alignment: AlignmentOptions | None = None
+    ) -> None:
+        """Use the alignment options of the model file unless others are given."""
+        self.network = network
+        self.gate = gate or GateOptions()
+        self.alignment = alignment or network.contract.alignment
+        self._rays_of: tuple[Camera, npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None = None
+
+    def localize(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> Result:
+        """Estimate and judge the pose of `camera` from `image_rgb` (H, W, 3), of the size that `camera` says."""
+        contract = self.network.contract
+        started = time.perf_counter()
+        image, input_camera = resize_image(image_rgb, camera, contract.input_width, contract.input_height)
+        rays, valid_mask = self._rays(input_camera)
+        input_tensor = normalized_tensor(image, contract)
+        prepared = time.perf_counter()
+        prediction = self.network.predict(input_tensor, rays)
+        predicted = time.perf_counter()
+        points_in_camera = unproject(prediction.depth, rays)
+        outcome = align(
+            points_in_camera.reshape(-1, 3),
+            prediction.scene_coordinates.reshape(-1, 3),
+            self._alignment_weights(prediction, valid_mask).reshape(-1),
+            self.alignment,
+        )
+        decision = judge(outcome, contract, self.gate)
+        finished = time.perf_counter()
+        estimate = None if isinstance(outcome, AlignmentFailure) else outcome
+        return Result(
+            decision=decision,
+            estimate=estimate,
+            covariance=None if estimate is None else estimate.covariance * contract.covariance_scale,
+            prediction=prediction,
+            points_in_camera=points_in_camera,
+            image_rgb=image,
+            stage_ms={
+                "preprocess": 1e3 * (prepared - started),
+                "network": 1e3 * (predicted - prepared),
+                "align": 1e3 * (finished - predicted),
+            },
+        )
+
+    def _rays(self, camera: Camera) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Ray grid of a camera, remembered until the camera changes; rays the lens can't have are zero and masked."""
+        if self._rays_of is None or self._rays_of[0] != camera:
+            rays = camera.ray_grid(self.network.contract.stride)
+            valid_mask = np.isfinite(rays).all(axis=-1)
+            self._rays_of = (camera, np.where(valid_mask[..., None], rays, 0.0), valid_mask)
+        return self._rays_of[1], self._rays_of[2]
+
+    def _alignment_weights(
+        self, prediction: Prediction, valid_mask: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float64]:
+        weights = prediction.weights if self.alignment.use_weights else np.ones_like(prediction.weights)
+        return np.where(valid_mask, weights, 0.0).astype(np.float64)
