@@ -36,7 +36,6 @@ class AlignmentOptions:
     min_effective_points: fewest effective points, (sum w)^2 / sum w^2, that make a pose.
     min_spread: smallest ratio of the second to the first singular value of the cross-covariance; below it the
         points lie on a line and the rotation about it is unknown. A plane (third value 0) is fine.
-    use_weights: multiply the network's weights in ("correspondence weighting" of the paper's Table 5).
     """
 
     robust_rounds: int = 5
@@ -45,7 +44,6 @@ class AlignmentOptions:
     inlier_threshold: float = 0.10
     min_effective_points: float = 6.0
     min_spread: float = 1e-6
-    use_weights: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.robust_rounds <= 100:

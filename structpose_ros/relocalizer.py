@@ -59,7 +59,7 @@ class Relocalizer:
         outcome = align(
             points_in_camera.reshape(-1, 3),
             prediction.scene_coordinates.reshape(-1, 3),
-            self._alignment_weights(prediction, valid_mask).reshape(-1),
+            np.where(valid_mask, prediction.weights, 0.0).reshape(-1),
             self.alignment,
         )
         decision = judge(outcome, contract, self.gate)
@@ -86,9 +86,3 @@ class Relocalizer:
             valid_mask = np.isfinite(rays).all(axis=-1)
             self._rays_of = (camera, np.where(valid_mask[..., None], rays, 0.0), valid_mask)
         return self._rays_of[1], self._rays_of[2]
-
-    def _alignment_weights(
-        self, prediction: Prediction, valid_mask: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float64]:
-        weights = prediction.weights if self.alignment.use_weights else np.ones_like(prediction.weights)
-        return np.where(valid_mask, weights, 0.0).astype(np.float64)
