@@ -41,7 +41,7 @@ setup(
         shared("launch", "*.launch.py"),
         shared("config", "*.yaml", "*.rviz", "*.xml"),
         shared("config/training", "*.yaml"),
-        shared("models", "*"),
+        shared("models", "*.*"),
     ],
     python_requires=">=3.10",
     # On a robot these come from apt under other names. Nothing checks them when a program starts.
