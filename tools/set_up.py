@@ -50,9 +50,13 @@ def run(command: Sequence[str | Path], log: Path) -> None:
     """Run a command with its output in the log file; raise with the log's end where it fails."""
     with log.open("a") as output:
         print("$", *command, file=output, flush=True)
-        code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code:
-        tail = "".join(f"  | {line}\n" for line in log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+        tail = "".join(
+            f"  | {line}\n" for line in log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        )
         hint = ""
         if "pip" in command:
             hint = "; pip needs the network or a local package index"
@@ -112,7 +116,9 @@ def bare_steps(torch: str) -> dict[str, list[Step]]:
     """Return the steps for a machine without ROS 2."""
     demo_list, test_list = REQUIREMENTS / "demo.txt", REQUIREMENTS / "test.txt"
     wheels = BARE_ROS / "wheels.txt"
-    bridge = [path for path in sorted(BARE_ROS.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    bridge = [
+        path for path in sorted(BARE_ROS.rglob("*")) if path.is_file() and "__pycache__" not in path.parts
+    ]
 
     def packages(log: Path) -> None:
         pip(log, "--requirement", demo_list)
@@ -141,7 +147,9 @@ def ros_steps(torch: str) -> dict[str, list[Step]]:
         install_beside_ros(log, ("cpu", "demo"), "")
 
     demo = [
-        Step("venv", "creating .venv beside ROS 2", [], lambda log: create_venv(log, "--system-site-packages")),
+        Step(
+            "venv", "creating .venv beside ROS 2", [], lambda log: create_venv(log, "--system-site-packages")
+        ),
         Step("packages", "installing Python packages", [*PACKAGING, REQUIREMENTS / "build.in"], packages),
     ]
     title = f"installing {torch.split()[0]} and the test tools"

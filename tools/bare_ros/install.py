@@ -31,7 +31,9 @@ def missing_requirement() -> str | None:
     if sys.version_info >= (3, 15):
         return f"the ROS 2 wheels exist for Python 3.10 to 3.14, this is {platform.python_version()}"
     for purpose, variable, commands in (("C", "CC", ("cc", "gcc")), ("C++", "CXX", ("c++", "g++"))):
-        if not any(shutil.which(command) for command in (os.environ.get(variable) or "", *commands) if command):
+        if not any(
+            shutil.which(command) for command in (os.environ.get(variable) or "", *commands) if command
+        ):
             return f"no {purpose} compiler ({', '.join(commands)}): install one, e.g. apt install build-essential"
     if not shutil.which("make"):
         return "no make command: install it, e.g. apt install build-essential"

@@ -32,12 +32,12 @@ def dtype_from_fields(fields: Iterable[PointField], point_step: int | None = Non
     for index, field in enumerate(fields):
         datatype = _DATATYPES[field.datatype]
         name = field.name or f"{DUMMY_FIELD_PREFIX}_{index}"
-        assert field.count > 0, "Can't process fields with count = 0."
+        assert field.count > 0, f"field {name} has count 0"
         for element in range(field.count):
             names.append(name if field.count == 1 else f"{name}_{element}")
             formats.append(datatype.str)
             offsets.append(field.offset + element * datatype.itemsize)
-    assert len(set(names)) == len(names), "Duplicate field names are not allowed!"
+    assert len(set(names)) == len(names), f"field names repeat: {names}"
     description = {"names": names, "formats": formats, "offsets": offsets}
     if point_step is not None:
         description["itemsize"] = point_step
@@ -56,15 +56,12 @@ def create_cloud(
         points = np.array([tuple(point) for point in points], dtype=dtype)
     elif points.dtype.names is None:
         assert len({field.datatype for field in fields}) <= 1, (
-            "All fields need to have the same datatype. Pass a structured NumPy array with multiple dtypes otherwise."
+            "a plain array needs fields of one datatype; pass a structured array"
         )
         points = unstructured_to_structured(points, dtype=dtype)
     else:
-        assert points.dtype == dtype, (
-            "PointFields and structured NumPy array dtype do not match for all fields! "
-            "Check their field order, names and types."
-        )
-    assert points.ndim <= 2, "Too many dimensions for organized cloud!"
+        assert points.dtype == dtype, f"the fields describe {dtype}, the points are {points.dtype}"
+    assert points.ndim <= 2, f"points have at most two axes, got {points.ndim}"
     width, height = points.shape if points.ndim == 2 else (points.shape[0], 1)
     cloud = PointCloud2(
         header=header,
@@ -100,7 +97,7 @@ def read_points(
     reshape_organized_cloud: bool = False,
 ) -> np.ndarray:
     """Return the cloud's points as a structured array, without copying where nothing is left out."""
-    assert isinstance(cloud, PointCloud2), "Cloud is not a sensor_msgs.msg.PointCloud2"
+    assert isinstance(cloud, PointCloud2), f"expected a PointCloud2, got {type(cloud).__name__}"
     points = np.ndarray(
         shape=(cloud.width * cloud.height,),
         dtype=dtype_from_fields(cloud.fields, cloud.point_step),
@@ -110,7 +107,7 @@ def read_points(
         points = points.byteswap()
     if field_names is not None:
         assert set(field_names) <= set(points.dtype.names or ()), (
-            "Requests field is not in the fields of the PointCloud!"
+            f"asked for fields {list(field_names)}, the cloud has {points.dtype.names}"
         )
         points = points[list(field_names)]
     if skip_nans and not cloud.is_dense:
@@ -133,12 +130,8 @@ def read_points_numpy(
     reshape_organized_cloud: bool = False,
 ) -> np.ndarray:
     """Return fields of one datatype as a plain array, with the fields along its last axis."""
-    datatypes = {
-        field.datatype for field in cloud.fields if field_names is None or field.name in field_names
-    }
-    assert len(datatypes) <= 1, (
-        "All fields need to have the same datatype. Use `read_points()` otherwise."
-    )
+    datatypes = {field.datatype for field in cloud.fields if field_names is None or field.name in field_names}
+    assert len(datatypes) <= 1, "fields of several datatypes: use read_points"
     return structured_to_unstructured(
         read_points(cloud, field_names, skip_nans, uvs, reshape_organized_cloud)
     )

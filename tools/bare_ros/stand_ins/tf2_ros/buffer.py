@@ -168,9 +168,7 @@ class Buffer:
             error = source_error or target_error
             if error is None:
                 raise self._unconnected(target, source)
-            raise ExtrapolationException(
-                f"{error}, when looking up transform from frame [{source}] to frame [{target}]"
-            )
+            raise ExtrapolationException(f"from '{source}' to '{target}': {error}")
         return stamp, target_chain[common].inverse() @ source_chain[common]
 
     def _chain(self, frame: str, stamp: int) -> tuple[dict[str, Rigid], ExtrapolationException | None]:
@@ -185,7 +183,7 @@ class Buffer:
             if sample is None:
                 break
             if sample.parent in ancestor_from_frame:
-                raise LookupException(f"The tf tree is invalid because it contains a loop at '{sample.parent}'")
+                raise LookupException(f"the frames form a loop at '{sample.parent}'")
             ancestor_from_frame[sample.parent] = sample.parent_from_frame @ ancestor_from_frame[current]
             current = sample.parent
         return ancestor_from_frame, None
@@ -209,7 +207,7 @@ class Buffer:
         while (cache := self._frames.get(line[-1])) is not None and cache.samples:
             parent = cache.samples[-1].parent
             if parent in line:
-                raise LookupException(f"The tf tree is invalid because it contains a loop at '{parent}'")
+                raise LookupException(f"the frames form a loop at '{parent}'")
             line.append(parent)
         return line
 
@@ -217,19 +215,15 @@ class Buffer:
         for role, frame in (("target_frame", target), ("source_frame", source)):
             if not frame or frame.startswith("/"):
                 raise InvalidArgumentException(
-                    f'Invalid argument "{frame}" passed to lookupTransform argument {role} - '
-                    "in tf2 frame_ids cannot be empty or start with a '/'"
+                    f"{role} '{frame}': a frame id is never empty and never starts with a slash"
                 )
             if frame not in self._known:
-                raise LookupException(f'"{frame}" passed to lookupTransform argument {role} does not exist. ')
+                raise LookupException(f"{role} '{frame}' does not exist")
 
     @staticmethod
     def _unconnected(target: str, source: str) -> ConnectivityException:
-        return ConnectivityException(
-            f"Could not find a connection between '{target}' and '{source}' because they are not part of the "
-            "same tree. Tf has two or more unconnected trees."
-        )
+        return ConnectivityException(f"'{target}' and '{source}' are in different trees")
 
     def _jumped(self, jump: TimeJump) -> None:
-        get_logger("tf2_buffer").warning("Detected jump back in time. Clearing tf buffer.")
+        get_logger("tf2_buffer").warning("The clock jumped back: forgetting all transforms that change.")
         self.clear()

@@ -30,7 +30,9 @@ class Rigid:
 
     def __matmul__(self, other: Rigid) -> Rigid:
         a, b = self.quaternion, other.quaternion
-        product = np.array([*(a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])), a[3] * b[3] - a[:3] @ b[:3]])
+        product = np.array(
+            [*(a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])), a[3] * b[3] - a[:3] @ b[:3]]
+        )
         return Rigid(product / np.linalg.norm(product), self.rotate(other.translation) + self.translation)
 
     def inverse(self) -> Rigid:
@@ -93,18 +95,17 @@ class FrameCache:
             return self.samples[index - 1]
         if len(self.stamps) == 1:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation at time {seconds(stamp)}, but only time "
-                f"{seconds(self.stamps[0])} is in the buffer"
+                f"extrapolation needed: asked for time {seconds(stamp)}, only time {seconds(self.stamps[0])} is known"
             )
         if index == len(self.stamps):
             raise ExtrapolationException(
-                f"Lookup would require extrapolation into the future.  Requested time {seconds(stamp)} but the "
-                f"latest data is at time {seconds(self.stamps[-1])}"
+                f"extrapolation into the future needed: asked for time {seconds(stamp)}, the newest known is "
+                f"{seconds(self.stamps[-1])}"
             )
         if index == 0:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation into the past.  Requested time {seconds(stamp)} but the "
-                f"earliest data is at time {seconds(self.stamps[0])}"
+                f"extrapolation into the past needed: asked for time {seconds(stamp)}, the oldest known is "
+                f"{seconds(self.stamps[0])}"
             )
         before, after = self.samples[index - 1], self.samples[index]
         if before.parent != after.parent:
