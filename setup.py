@@ -25,7 +25,7 @@ DEV = [
 
 
 def shared(folder: str, *patterns: str) -> tuple[str, list[str]]:
-    """Return the data_files entry that installs `folder`'s files into the same folder of the package's share."""
+    """Return the data_files entry that installs a folder's files under its name in the package's share."""
     files = sorted(path for pattern in patterns for path in glob(f"{folder}/{pattern}"))
     return f"{SHARE}/{folder}", files
 

@@ -1,7 +1,8 @@
 """Make .venv ready for `make demo`, `make test` or `make bench`, doing only what is not done yet.
 
-Run by the Makefile with any Python 3.10 or newer: python3 tools/set_up.py demo|test. Each step leaves a stamp with the
-hash of all it was made from, so a second run does nothing, and an edited requirement list repeats just that step.
+Run by the Makefile with any Python 3.10 or newer: python3 tools/set_up.py demo|test. Each step leaves a
+stamp with the hash of all it was made from, so a second run does nothing, and an edited requirement list repeats only
+that step and those after it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def install_package(log: Path) -> None:
 
 
 def install_beside_ros(log: Path, extras: Sequence[str], torch: str) -> None:
-    """Install what the extras name and ROS 2's Python lacks, without replacing the NumPy ROS 2 was built against."""
+    """Install what the extras name and ROS 2's Python lacks, keeping the NumPy that ROS 2 was built with."""
     inspect = (
         "import importlib.metadata as m, numpy; print(numpy.__version__); "
         "print(*m.requires('structpose_ros'), sep='\\n')"
@@ -134,7 +135,7 @@ def bare_steps(torch: str) -> dict[str, list[Step]]:
         Step("wheels", "installing ROS 2 wheels", [wheels], lambda log: pip(log, "--requirement", wheels)),
         Step("bridge", "building tf2_msgs", bridge, lambda log: run([PYTHON, BARE_ROS / "install.py"], log)),
     ]
-    title = f"installing {torch.split()[0]} and the test tools"
+    title = f"installing {torch.split(maxsplit=1)[0]} and the test tools"
     return {"demo": demo, "test": [*demo, Step("test", title, [test_list, torch], tests)]}
 
 
@@ -152,7 +153,7 @@ def ros_steps(torch: str) -> dict[str, list[Step]]:
         ),
         Step("packages", "installing Python packages", [*PACKAGING, REQUIREMENTS / "build.in"], packages),
     ]
-    title = f"installing {torch.split()[0]} and the test tools"
+    title = f"installing {torch.split(maxsplit=1)[0]} and the test tools"
     tests = Step("test", title, [torch], lambda log: install_beside_ros(log, ("training", "dev"), torch))
     return {"demo": demo, "test": [*demo, tests]}
 

@@ -1,8 +1,9 @@
 """Complete the ROS 2 wheels of a virtual environment with what no package index has.
 
-The wheels hold rclpy, Fast DDS and the common messages, but neither tf2_msgs, tf2_ros nor sensor_msgs_py. This script
-generates tf2_msgs from its definition and copies the stand-ins for the other two, unless the real ones can be
-imported. `make demo` and `make test` run it with the environment's own Python, on machines without ROS 2 only.
+The wheels hold rclpy, Fast DDS and the common messages, but neither tf2_msgs, tf2_ros nor sensor_msgs_py.
+This script generates tf2_msgs from its definition and copies the stand-ins for the other two, unless the real ones
+can be imported. `make demo` and `make test` run it with the environment's own Python, on machines without
+ROS 2 only.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def missing_requirement() -> str | None:
         )
     if sys.version_info >= (3, 15):
         return f"the ROS 2 wheels exist for Python 3.10 to 3.14, this is {platform.python_version()}"
-    for purpose, variable, commands in (("C", "CC", ("cc", "gcc")), ("C++", "CXX", ("c++", "g++"))):
-        if not any(
-            shutil.which(command) for command in (os.environ.get(variable) or "", *commands) if command
-        ):
-            return f"no {purpose} compiler ({', '.join(commands)}): install one, e.g. apt install build-essential"
+    for language, variable, names in (("C", "CC", "cc gcc clang"), ("C++", "CXX", "c++ g++ clang++")):
+        chosen = os.environ.get(variable, "").split(" ")[0]
+        if not any(shutil.which(name) for name in ([chosen] if chosen else names.split())):
+            return (
+                f"no {language} compiler ({chosen or names}): install one, e.g. apt install build-essential"
+            )
     if not shutil.which("make"):
         return "no make command: install it, e.g. apt install build-essential"
     header = Path(sysconfig.get_paths()["include"], "Python.h")
@@ -44,7 +46,7 @@ def missing_requirement() -> str | None:
 
 
 def rewrite_include_paths(prefix: Path) -> None:
-    """Replace the include folders of the machine that built the wheels by this one's, in their CMake files."""
+    """In the wheels' CMake files, replace the include folders of their builder's machine by this one's."""
     import numpy
 
     replacements = (
@@ -55,7 +57,7 @@ def rewrite_include_paths(prefix: Path) -> None:
         before = path.read_text()
         after = before
         for pattern, folder in replacements:
-            after = pattern.sub(lambda _, folder=folder: folder, after)
+            after = pattern.sub(folder.replace("\\", r"\\"), after)
         if after != before:
             path.write_text(after)
 

@@ -172,7 +172,10 @@ class Buffer:
         return stamp, target_chain[common].inverse() @ source_chain[common]
 
     def _chain(self, frame: str, stamp: int) -> tuple[dict[str, Rigid], ExtrapolationException | None]:
-        """Return ancestor_from_frame for the frame and its ancestors, nearest first, and why they end, if not at a root."""
+        """Return ancestor_from_frame for the frame and its ancestors, nearest first.
+
+        The second value says why the chain ends where that is not a root: nothing is known at this time.
+        """
         ancestor_from_frame = {frame: Rigid.identity()}
         current = frame
         while (cache := self._frames.get(current)) is not None:

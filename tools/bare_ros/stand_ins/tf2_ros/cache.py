@@ -12,7 +12,10 @@ from .exceptions import ExtrapolationException
 
 @dataclass(frozen=True)
 class Rigid:
-    """A rigid transform target_from_source: p_target = R(quaternion) @ p_source + translation; quaternion x y z w."""
+    """A rigid transform target_from_source; the quaternion's order is x y z w.
+
+    p_target = R(quaternion) @ p_source + translation
+    """
 
     quaternion: np.ndarray
     translation: np.ndarray
@@ -41,7 +44,7 @@ class Rigid:
         return Rigid(conjugate.quaternion, -conjugate.rotate(self.translation))
 
     def towards(self, other: Rigid, ratio: float) -> Rigid:
-        """Interpolate: the translation linearly, the rotation at constant speed the short way round (slerp)."""
+        """Interpolate the translation linearly, the rotation at constant speed the short way (slerp)."""
         translation = (1.0 - ratio) * self.translation + ratio * other.translation
         cosine = self.quaternion @ other.quaternion
         end = other.quaternion if cosine >= 0.0 else -other.quaternion
@@ -95,7 +98,8 @@ class FrameCache:
             return self.samples[index - 1]
         if len(self.stamps) == 1:
             raise ExtrapolationException(
-                f"extrapolation needed: asked for time {seconds(stamp)}, only time {seconds(self.stamps[0])} is known"
+                f"extrapolation needed: asked for time {seconds(stamp)}, "
+                f"only time {seconds(self.stamps[0])} is known"
             )
         if index == len(self.stamps):
             raise ExtrapolationException(

@@ -13,8 +13,8 @@ from tf2_msgs.msg import TFMessage
 class StaticTransformBroadcaster:
     """Send transforms on /tf_static, latched.
 
-    A late subscriber gets only the last message, so each message repeats every transform sent before; one with the
-    same child frame replaces the earlier one.
+    A late subscriber gets only the last message, so each message repeats every transform sent before; one
+    with the same child frame replaces the earlier one.
     """
 
     def __init__(self, node: Node, qos: QoSProfile | int | None = None) -> None:

@@ -16,7 +16,7 @@ AUTHORITY = "default_authority"
 
 
 class TransformListener:
-    """Hand every transform that is published to a buffer, while the node is spun or by a thread of its own."""
+    """Hand every published transform to a buffer, while the node is spun or by a thread of its own."""
 
     def __init__(
         self,
