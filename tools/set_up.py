@@ -1,8 +1,8 @@
 """Make .venv ready for `make demo`, `make test` or `make bench`, doing only what is not done yet.
 
 Run by the Makefile with any Python 3.10 or newer: python3 tools/set_up.py demo|test. Each step leaves a
-stamp with the hash of all it was made from, so a second run does nothing, and an edited requirement list repeats only
-that step and those after it.
+stamp with the hash of all it was made from, so a second run does nothing, and an edited requirement list
+repeats only that step and those after it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Complete the ROS 2 wheels of a virtual environment with what no package index has.
 
 The wheels hold rclpy, Fast DDS and the common messages, but neither tf2_msgs, tf2_ros nor sensor_msgs_py.
-This script generates tf2_msgs from its definition and copies the stand-ins for the other two, unless the real ones
-can be imported. `make demo` and `make test` run it with the environment's own Python, on machines without
-ROS 2 only.
+This script generates tf2_msgs from its definition and copies the stand-ins for the other two, unless the
+real ones can be imported. `make demo` and `make test` run it with the environment's own Python, on machines
+without ROS 2 only.
 """
 
 from __future__ import annotations
