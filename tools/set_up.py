@@ -28,6 +28,7 @@ REQUIREMENTS = ROOT / "tools" / "requirements"
 BARE_ROS = ROOT / "tools" / "bare_ros"
 PACKAGING = (ROOT / "setup.py", ROOT / "setup.cfg")
 LOG_LINES_SHOWN = 15
+PIP_CHATTER = ("Ignoring ", "Looking in ", "WARNING: Location ")
 
 sys.path.insert(0, str(BARE_ROS))
 from install import missing_requirement  # noqa: E402
@@ -55,12 +56,10 @@ def run(command: Sequence[str | Path], log: Path) -> None:
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
     if code:
-        tail = "".join(
-            f"  | {line}\n" for line in log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-        )
-        hint = ""
-        if "pip" in command:
-            hint = "; pip needs the network or a local package index"
+        lines = log.read_text(errors="replace").splitlines()
+        telling = [line for line in lines if not line.startswith(PIP_CHATTER)]
+        tail = "".join(f"  | {line}\n" for line in telling[-LOG_LINES_SHOWN:])
+        hint = "; pip needs the network or a local package index" if "pip" in command else ""
         raise SetUpError(f"exit code {code}{hint}. The end of {log.relative_to(ROOT)}:\n{tail}")
 
 
