@@ -30,11 +30,11 @@ class CameraError(ValueError):
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics in pixels (integer pixel centres) and lens distortion, as in sensor_msgs/CameraInfo (REP 104).
+    """Intrinsics in pixels (integer pixel centres) and lens distortion, as in sensor_msgs/CameraInfo.
 
     `distortion` holds k1 k2 p1 p2 [k3] (plumb_bob), k1 k2 p1 p2 k3 k4 k5 k6 (rational_polynomial) or
-    k1 k2 k3 k4 (equidistant, the Kannala-Brandt fisheye; four zeros are the ideal lens, r = f theta). Empty is
-    the pinhole. A distorted lens reaches from its axis to 85 degrees or to where its polynomial folds back.
+    k1 k2 k3 k4 (equidistant, the Kannala-Brandt fisheye; four zeros are the ideal lens, r = f theta). Empty
+    is the pinhole. A distorted lens reaches from its axis to 85 degrees or to where its polynomial folds.
 
     Raises:
         CameraError: a size, focal length or coefficient is not usable.
@@ -58,7 +58,7 @@ class Camera:
             )
         if self.fx <= 0 or self.fy <= 0:
             raise CameraError(
-                f"expected focal lengths above 0 px, got fx={self.fx} fy={self.fy} (is the camera calibrated?)"
+                f"expected focal lengths above 0 px, got fx={self.fx} fy={self.fy}: is the camera calibrated?"
             )
         counts = COEFFICIENTS.get(self.distortion_model)
         if counts is None:
@@ -92,7 +92,11 @@ class Camera:
         )
 
     def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
-        """Return the camera of the sub-image that begins at pixel (left, top)."""
+        """Return the camera of the sub-image that begins at pixel (left, top).
+
+        Raises:
+            CameraError: the crop reaches beyond the image.
+        """
         if left < 0 or top < 0 or left + width > self.width or top + height > self.height:
             raise CameraError(
                 f"expected a crop inside {self.width}x{self.height}, got {width}x{height} at ({left}, {top})"
@@ -102,7 +106,7 @@ class Camera:
     def project(self, points_in_camera: npt.NDArray[np.floating]) -> Array:
         """Return pixel coordinates (..., 2) of points (..., 3) in metres, camera frame.
 
-        A point behind the camera or beyond the lens' reach gets NaN: the bare formula would put it inside the image.
+        A point behind the camera or beyond the lens' reach gets NaN; the bare formula may put it inside.
         """
         points = np.asarray(points_in_camera, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -110,7 +114,9 @@ class Camera:
         if not self._is_pinhole:
             reach = _radial_table(self.distortion_model, self.distortion)[0][-1]
             within = np.linalg.norm(normalized, axis=-1, keepdims=True) <= reach
-            normalized = _distort(np.where(within, normalized, np.nan), self.distortion_model, self.distortion)[0]
+            normalized = _distort(
+                np.where(within, normalized, np.nan), self.distortion_model, self.distortion
+            )[0]
         return np.asarray(normalized * [self.fx, self.fy] + [self.cx, self.cy])
 
     def rays(self, pixels: npt.NDArray[np.floating]) -> Array:
@@ -140,14 +146,19 @@ class Camera:
 def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tuple[ImageRgb, Camera]:
     """Return the image (height, width, ...) resized, and the camera that belongs to it.
 
-    Shrinking averages over the area a new pixel covers (no aliasing); enlarging interpolates linearly. Training
-    and runtime both come through here.
+    Shrinking averages over the area a new pixel covers (no aliasing); enlarging interpolates linearly, and so
+    does shrinking one side alone. Training and runtime both come through here.
+
+    Raises:
+        CameraError: the image is not of 8 bits, or of another size than its camera's.
     """
     if image.shape[:2] != (camera.height, camera.width):
         raise CameraError(
             f"expected an image of {camera.width}x{camera.height} as its camera says, "
             f"got {image.shape[1]}x{image.shape[0]}"
         )
+    if image.dtype != np.uint8:
+        raise CameraError(f"expected an image of uint8, got {image.dtype}")
     if (width, height) == (camera.width, camera.height):
         return image, camera
     shrinks = width <= camera.width and height <= camera.height
@@ -157,7 +168,7 @@ def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tu
 
 
 def _radial(r2: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return distorted over undistorted radius, and its derivative by r2, at the undistorted radius squared."""
+    """Return distorted over undistorted radius, and its derivative by r2, the undistorted radius squared."""
     if model == "equidistant":
         k1, k2, k3, k4 = coefficients
         r2 = np.maximum(r2, 1e-24)
@@ -175,7 +186,7 @@ def _radial(r2: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Arr
 
 
 def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return distorted coordinates (..., 2) and their Jacobian (..., 2, 2): OpenCV's models, without thin prism."""
+    """Return distorted coordinates (..., 2) and their Jacobian (..., 2, 2): OpenCV's, without thin prism."""
     p1, p2 = (0.0, 0.0) if model == "equidistant" else coefficients[2:4]
     x, y = normalized[..., 0], normalized[..., 1]
     r2 = x * x + y * y
@@ -199,7 +210,7 @@ def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> 
 
 
 def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return undistorted and distorted radii, both increasing: from the axis to the end of the lens' reach."""
+    """Return undistorted and distorted radii, both increasing, from the axis to the end of the reach."""
     undistorted = np.tan(np.linspace(0.0, _MAX_ANGLE, _TABLE_SIZE))
     with np.errstate(all="ignore"):
         distorted = undistorted * _radial(undistorted**2, model, coefficients)[0]
@@ -211,8 +222,8 @@ def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, A
 def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) -> Array:
     """Newton's method with an exact Jacobian, a fixed number of steps; NaN outside the lens' reach.
 
-    It starts from the inverse of the radial part on its first, increasing branch. Beyond a fold the polynomial has
-    further solutions that fit the pixel as well and are wrong; the start and the bound on the result exclude them.
+    It starts from the inverse of the radial part on its first, increasing branch. Beyond a fold the model
+    has further solutions, which fit the pixel as well and are wrong: start and bound exclude them.
     """
     table_undistorted, table_distorted = _radial_table(model, coefficients)
     radius = np.linalg.norm(distorted, axis=-1, keepdims=True)
@@ -221,7 +232,10 @@ def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) ->
     with np.errstate(all="ignore"):
         for _ in range(_NEWTON_STEPS):
             value, jacobian = _distort(normalized, model, coefficients)
-            (a, b), (c, d) = (jacobian[..., 0, 0], jacobian[..., 0, 1]), (jacobian[..., 1, 0], jacobian[..., 1, 1])
+            (a, b), (c, d) = (
+                (jacobian[..., 0, 0], jacobian[..., 0, 1]),
+                (jacobian[..., 1, 0], jacobian[..., 1, 1]),
+            )
             error_x, error_y = value[..., 0] - distorted[..., 0], value[..., 1] - distorted[..., 1]
             step = np.stack([d * error_x - b * error_y, a * error_y - c * error_x], axis=-1)
             normalized = normalized - step / (a * d - b * c)[..., None]
