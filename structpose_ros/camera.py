@@ -78,6 +78,11 @@ class Camera:
         """K, (3, 3), pixels."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
+    @property
+    def is_pinhole(self) -> bool:
+        """Whether the lens has no distortion."""
+        return not self.distortion or (self.distortion_model != "equidistant" and not any(self.distortion))
+
     def resized(self, width: int, height: int) -> Camera:
         """Return the camera of this image resized to `width` x `height`; x and y may scale differently."""
         sx, sy = width / self.width, height / self.height
@@ -111,7 +116,7 @@ class Camera:
         points = np.asarray(points_in_camera, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             normalized = np.where(points[..., 2:] > 0, points[..., :2] / points[..., 2:], np.nan)
-        if not self._is_pinhole:
+        if not self.is_pinhole:
             reach = _radial_table(self.distortion_model, self.distortion)[0][-1]
             within = np.linalg.norm(normalized, axis=-1, keepdims=True) <= reach
             normalized = _distort(
@@ -125,7 +130,7 @@ class Camera:
         A pixel that no ray within the lens' reach falls on gets NaN.
         """
         normalized = (np.asarray(pixels, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
-        if not self._is_pinhole:
+        if not self.is_pinhole:
             normalized = _undistort(normalized, self.distortion_model, self.distortion)
         return np.concatenate([normalized, np.ones_like(normalized[..., :1])], axis=-1)
 
@@ -137,10 +142,6 @@ class Camera:
         columns = np.arange(self.width // stride) * stride + (stride - 1) / 2
         rows = np.arange(self.height // stride) * stride + (stride - 1) / 2
         return self.rays(np.stack(np.meshgrid(columns, rows), axis=-1))
-
-    @property
-    def _is_pinhole(self) -> bool:
-        return not self.distortion or (self.distortion_model != "equidistant" and not any(self.distortion))
 
 
 def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tuple[ImageRgb, Camera]:
