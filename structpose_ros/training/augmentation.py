@@ -42,7 +42,7 @@ class View:
 
     def warp(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> npt.NDArray[np.uint8]:
         """Return the image (H, W, 3) that the view sees; what the recorded image does not hold is mirrored."""
-        if any(camera.distortion):
+        if not camera.is_pinhole:
             pixels = np.nan_to_num(camera.project(self.camera_rays(camera.ray_grid())), nan=-1.0)
             x, y = np.clip(pixels, -1e4, 1e4).astype(np.float32).transpose(2, 0, 1)
             remapped = cv2.remap(image_rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
