@@ -5,15 +5,18 @@ Closed form and a fixed number of rounds: the same work on every frame, nothing 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.geometry import transform
+from structpose_ros.geometry import skew, transform
 
 Array = npt.NDArray[np.float64]
+_ROUNDING = 1e-14  # of the product of both point sets' norms: a smaller cross-covariance is rounding
 
 
 class AlignmentFailure(Enum):
@@ -36,7 +39,6 @@ class AlignmentOptions:
     min_effective_points: fewest effective points, (sum w)^2 / sum w^2, that make a pose.
     min_spread: smallest ratio of the second to the first singular value of the cross-covariance; below it the
         points lie on a line and the rotation about it is unknown. A plane (third value 0) is fine.
-    use_weights: multiply the network's weights in ("correspondence weighting" of the paper's Table 5).
     """
 
     robust_rounds: int = 5
@@ -45,7 +47,6 @@ class AlignmentOptions:
     inlier_threshold: float = 0.10
     min_effective_points: float = 6.0
     min_spread: float = 1e-6
-    use_weights: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.robust_rounds <= 100:
@@ -68,8 +69,8 @@ class PoseEstimate:
     effective_points: (sum w)^2 / sum w^2 of `weights`.
     singular_values: (3,) m^2, of the weighted cross-covariance divided by sum w.
     covariance: (6, 6) x y z rx ry rz; translation in metres and rotation in radians about the map's axes
-        (the convention of geometry_msgs/PoseWithCovariance). Cells are taken as independent; the model's
-        calibration scales it.
+        (the convention of geometry_msgs/PoseWithCovariance). Residuals are taken as independent and
+        isotropic; the model's calibration scales it for what they really are. Exact data gives zero.
     """
 
     map_from_camera: Array
@@ -92,11 +93,15 @@ def align(
     Args:
         points_in_camera: a, (N, 3) metres.
         points_in_map: b, (N, 3) metres.
-        weights: w, (N,), not negative. A point of weight 0 counts for nothing, whatever its coordinates.
+        weights: w, (N,); their common scale is irrelevant. A point of weight 0 counts for nothing, whatever
+            its coordinates. A negative or non-finite weight, or a weighted non-finite point, is NON_FINITE.
         options: see `AlignmentOptions`.
 
     Returns:
         The estimate, or the failure's name. Never a fallback pose.
+
+    Raises:
+        ValueError: the shapes don't match.
     """
     options = options or AlignmentOptions()
     a = np.asarray(points_in_camera, dtype=np.float64)
@@ -113,95 +118,98 @@ def align(
         a, b = np.where(used[:, None], a, 0.0), np.where(used[:, None], b, 0.0)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return AlignmentFailure.NON_FINITE
+    a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)  # long rows: twice as fast below
 
-    solved = _solve(a, b, given, options)
+    # einsum, not norm: long BLAS products wake threads, which costs milliseconds when another core is busy.
+    rounding = _ROUNDING * math.sqrt(np.einsum("ij,ij->", a, a) * np.einsum("ij,ij->", b, b))
     current = given
+    solved = _solve(a, b, current, rounding, options)
     for _ in range(options.robust_rounds):
         if isinstance(solved, AlignmentFailure):
             return solved
-        squared = _squared_residuals(a, b, solved[0])
-        scale = options.robust_scale**2 * _weighted_median(squared, given) + options.robust_floor**2
+        squared = _squared_residuals(a, b, solved)
+        scale = options.robust_scale**2 * weighted_median(squared, given) + options.robust_floor**2
         current = given * (scale / (scale + squared)) ** 2
-        solved = _solve(a, b, current, options)
+        solved = _solve(a, b, current, rounding, options)
     if isinstance(solved, AlignmentFailure):
         return solved
-    map_from_camera, singular_values = solved
-    return _estimate(a, b, given, current, map_from_camera, singular_values, options)
+
+    squared = _squared_residuals(a, b, solved)
+    residuals = np.sqrt(squared)
+    return PoseEstimate(
+        map_from_camera=transform(solved.rotation, solved.translation),
+        residuals=residuals,
+        weights=current,
+        inlier_ratio=float(given[residuals <= options.inlier_threshold].sum() / given.sum()),
+        effective_points=solved.effective_points,
+        singular_values=solved.singular_values,
+        covariance=_covariance(solved, a, squared, given, current),
+    )
 
 
-def _solve(
-    a: Array, b: Array, weights: Array, options: AlignmentOptions
-) -> tuple[Array, Array] | AlignmentFailure:
-    """One weighted Kabsch solve: (map_from_camera, singular values) or the failure's name."""
-    total = float(weights.sum())
-    if total < 1e-9:
-        return AlignmentFailure.ZERO_WEIGHTS
-    if total**2 / float(weights @ weights) < options.min_effective_points:
-        return AlignmentFailure.TOO_FEW_POINTS
-    share = weights / total
-    mean_a, mean_b = share @ a, share @ b
-    # The weight enters once. Weighting both centred sets would square it.
-    cross_covariance = ((a - mean_a) * share[:, None]).T @ (b - mean_b)
-    u, singular_values, vt = np.linalg.svd(cross_covariance)
-    if singular_values[1] <= options.min_spread * singular_values[0] or singular_values[0] < 1e-12:
-        return AlignmentFailure.COLLINEAR
-    handedness = np.array([1.0, 1.0, np.linalg.det(vt.T @ u.T)])
-    rotation = (vt.T * handedness) @ u.T
-    return transform(rotation, mean_b - rotation @ mean_a), singular_values
-
-
-def _squared_residuals(a: Array, b: Array, map_from_camera: Array) -> Array:
-    difference = b - a @ map_from_camera[:3, :3].T - map_from_camera[:3, 3]
-    return np.asarray(np.einsum("ij,ij->i", difference, difference))
-
-
-def _weighted_median(values: Array, weights: Array) -> float:
+def weighted_median(values: Array, weights: Array) -> float:
+    """Return the smallest of `values` (N,) such that it and those below it hold half of `weights` (N,)."""
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])
 
 
-def _estimate(
-    a: Array,
-    b: Array,
-    given: Array,
-    weights: Array,
-    map_from_camera: Array,
-    singular_values: Array,
-    options: AlignmentOptions,
-) -> PoseEstimate:
-    squared = _squared_residuals(a, b, map_from_camera)
-    residuals = np.sqrt(squared)
-    inliers = float(given[residuals <= options.inlier_threshold].sum() / given.sum())
-    rotated = a @ map_from_camera[:3, :3].T
-    return PoseEstimate(
-        map_from_camera=map_from_camera,
-        residuals=residuals,
-        weights=weights,
-        inlier_ratio=inliers,
-        effective_points=float(weights.sum() ** 2 / (weights @ weights)),
-        singular_values=singular_values,
-        covariance=_covariance(rotated, squared, weights),
-    )
+class _Solved(NamedTuple):
+    rotation: Array
+    translation: Array
+    singular_values: Array
+    effective_points: float
 
 
-def _covariance(rotated: Array, squared_residuals: Array, weights: Array) -> Array:
-    """Covariance of (t, theta) for t + dt, exp([dtheta]x) R about the map's axes, (6, 6).
+def _solve(
+    a: Array, b: Array, weights: Array, rounding: float, options: AlignmentOptions
+) -> _Solved | AlignmentFailure:
+    """One weighted Kabsch solve of points (3, N); `rounding` is what the cross-covariance must exceed."""
+    total = float(weights.sum())
+    if total <= 0:
+        return AlignmentFailure.ZERO_WEIGHTS
+    share = weights / total
+    effective_points = 1.0 / float(share @ share)
+    if effective_points < options.min_effective_points:
+        return AlignmentFailure.TOO_FEW_POINTS
+    mean_a, mean_b = a @ share, b @ share
+    # The weight enters once. Weighting both centred sets would square it.
+    cross_covariance = np.einsum("in,jn->ij", (a - mean_a[:, None]) * share, b - mean_b[:, None])
+    u, singular_values, vt = np.linalg.svd(cross_covariance)
+    largest, second, _ = singular_values
+    if second <= options.min_spread * largest or largest <= rounding:
+        return AlignmentFailure.COLLINEAR
+    handedness = np.array([1.0, 1.0, np.linalg.det(vt.T @ u.T)])
+    rotation = (vt.T * handedness) @ u.T
+    return _Solved(rotation, mean_b - rotation @ mean_a, singular_values, effective_points)
 
-    The residual b - R a - t has the Jacobian [-I, [q]x] with q = R a, so the information matrix is
-    sum w [[I, -[q]x], [[q]x, |q|^2 I - q q^T]], and the variance per axis is sum w r^2 / (3 sum w).
+
+def _squared_residuals(a: Array, b: Array, solved: _Solved) -> Array:
+    difference = b - solved.rotation @ a - solved.translation[:, None]
+    return np.asarray(np.einsum("ij,ij->j", difference, difference))
+
+
+def _covariance(solved: _Solved, a: Array, squared_residuals: Array, given: Array, weights: Array) -> Array:
+    """Covariance (6, 6) of (t, theta) for t + dt, exp([dtheta]x) R about the map's axes.
+
+    The residual b - R a - t has the Jacobian J = [-I, [q]x] with q = R a. For residuals that are independent,
+    isotropic and not tied to the place of their point, an M-estimate's covariance (Huber 1981, ch. 6) is
+    v inv(sum w J'J / sum w), v = sum (w r)^2 / 3 / (sum s)^2. There s is the mean derivative of the influence
+    w r: the weight itself in a plain solve; with Geman-McClure w (4 g - 1) / 3, g the root of its factor.
+    v is scaled up for the 6 degrees of freedom that the solve took from 3 effective_points.
     """
-    total = weights.sum()
-    variance = float(weights @ squared_residuals) / (3.0 * total)
-    # Effective weights, so that scaling all weights by one factor changes nothing.
-    effective = weights * (total / float(weights @ weights))
-    qx, qy, qz = effective @ rotated
-    moment = (rotated * effective[:, None]).T @ rotated
-    cross = np.array([[0.0, -qz, qy], [qz, 0.0, -qx], [-qy, qx, 0.0]])
-    information = np.empty((6, 6))
-    information[:3, :3] = effective.sum() * np.eye(3)
-    information[:3, 3:] = -cross
-    information[3:, :3] = cross
+    total = float(weights.sum())
+    robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
+    slope = float(weights @ (4.0 * robust - 1.0)) / 3.0
+    slope = max(slope, 0.1 * total)  # a robust scale far below the residuals leaves no curvature to rely on
+    freedom = solved.effective_points / (solved.effective_points - 2.0)
+    variance = float(weights**2 @ squared_residuals) / 3.0 / slope**2 * freedom * total
+
+    q = solved.rotation @ a
+    moment = np.einsum("in,jn->ij", q * weights, q)
+    information = total * np.eye(6)
+    information[3:, :3] = skew(q @ weights)
+    information[:3, 3:] = information[3:, :3].T
     information[3:, 3:] = np.trace(moment) * np.eye(3) - moment
     covariance = variance * np.linalg.inv(information)
     return np.asarray(0.5 * (covariance + covariance.T))

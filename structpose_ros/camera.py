@@ -18,7 +18,9 @@ ImageRgb = npt.NDArray[np.uint8]
 
 # Number of coefficients that each model may have; an empty list means no distortion (sensor_msgs/CameraInfo).
 COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8), "equidistant": (0, 4)}
-_NEWTON_STEPS = 30
+_MAX_ANGLE = math.radians(85.0)  # from the axis; there 1 m along z is already 11 m along the ray
+_TABLE_SIZE = 1025
+_NEWTON_STEPS = 10
 _CONVERGED = 1e-10  # normalised image coordinates; 1e-10 is below 1e-7 px for any real lens
 
 
@@ -28,10 +30,11 @@ class CameraError(ValueError):
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics in pixels (integer pixel centres) and lens distortion, as in sensor_msgs/CameraInfo (REP 104).
+    """Intrinsics in pixels (integer pixel centres) and lens distortion, as in sensor_msgs/CameraInfo.
 
     `distortion` holds k1 k2 p1 p2 [k3] (plumb_bob), k1 k2 p1 p2 k3 k4 k5 k6 (rational_polynomial) or
-    k1 k2 k3 k4 (equidistant, the Kannala-Brandt fisheye).
+    k1 k2 k3 k4 (equidistant, the Kannala-Brandt fisheye; four zeros are the ideal lens, r = f theta). Empty
+    is the pinhole. A distorted lens reaches from its axis to 85 degrees or to where its polynomial folds.
 
     Raises:
         CameraError: a size, focal length or coefficient is not usable.
@@ -55,7 +58,7 @@ class Camera:
             )
         if self.fx <= 0 or self.fy <= 0:
             raise CameraError(
-                f"expected focal lengths above 0 px, got fx={self.fx} fy={self.fy} (is the camera calibrated?)"
+                f"expected focal lengths above 0 px, got fx={self.fx} fy={self.fy}: is the camera calibrated?"
             )
         counts = COEFFICIENTS.get(self.distortion_model)
         if counts is None:
@@ -75,6 +78,11 @@ class Camera:
         """K, (3, 3), pixels."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
+    @property
+    def is_pinhole(self) -> bool:
+        """Whether the lens has no distortion."""
+        return not self.distortion or (self.distortion_model != "equidistant" and not any(self.distortion))
+
     def resized(self, width: int, height: int) -> Camera:
         """Return the camera of this image resized to `width` x `height`; x and y may scale differently."""
         sx, sy = width / self.width, height / self.height
@@ -89,7 +97,11 @@ class Camera:
         )
 
     def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
-        """Return the camera of the sub-image that begins at pixel (left, top)."""
+        """Return the camera of the sub-image that begins at pixel (left, top).
+
+        Raises:
+            CameraError: the crop reaches beyond the image.
+        """
         if left < 0 or top < 0 or left + width > self.width or top + height > self.height:
             raise CameraError(
                 f"expected a crop inside {self.width}x{self.height}, got {width}x{height} at ({left}, {top})"
@@ -97,18 +109,29 @@ class Camera:
         return replace(self, width=width, height=height, cx=self.cx - left, cy=self.cy - top)
 
     def project(self, points_in_camera: npt.NDArray[np.floating]) -> Array:
-        """Return pixel coordinates (..., 2) of points (..., 3) in metres, camera frame, z > 0."""
-        normalized = points_in_camera[..., :2] / points_in_camera[..., 2:3]
-        distorted = self._distort(np.asarray(normalized, dtype=np.float64))
-        return np.asarray(distorted * [self.fx, self.fy] + [self.cx, self.cy])
+        """Return pixel coordinates (..., 2) of points (..., 3) in metres, camera frame.
+
+        A point behind the camera or beyond the lens' reach gets NaN; the bare formula may put it inside.
+        """
+        points = np.asarray(points_in_camera, dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            normalized = np.where(points[..., 2:] > 0, points[..., :2] / points[..., 2:], np.nan)
+        if not self.is_pinhole:
+            reach = _radial_table(self.distortion_model, self.distortion)[0][-1]
+            within = np.linalg.norm(normalized, axis=-1, keepdims=True) <= reach
+            normalized = _distort(
+                np.where(within, normalized, np.nan), self.distortion_model, self.distortion
+            )[0]
+        return np.asarray(normalized * [self.fx, self.fy] + [self.cx, self.cy])
 
     def rays(self, pixels: npt.NDArray[np.floating]) -> Array:
         """Return the rays (..., 3) with z = 1, camera frame, through pixel coordinates (..., 2).
 
-        A pixel that no ray in front of the camera reaches (outside the lens model's invertible range) gets NaN.
+        A pixel that no ray within the lens' reach falls on gets NaN.
         """
-        distorted = (np.asarray(pixels, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
-        normalized = self._undistort(distorted)
+        normalized = (np.asarray(pixels, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
+        if not self.is_pinhole:
+            normalized = _undistort(normalized, self.distortion_model, self.distortion)
         return np.concatenate([normalized, np.ones_like(normalized[..., :1])], axis=-1)
 
     def ray_grid(self, stride: int = 1) -> Array:
@@ -120,35 +143,23 @@ class Camera:
         rows = np.arange(self.height // stride) * stride + (stride - 1) / 2
         return self.rays(np.stack(np.meshgrid(columns, rows), axis=-1))
 
-    def _distort(self, normalized: Array) -> Array:
-        if not any(self.distortion):
-            return normalized
-        if self.distortion_model == "equidistant":
-            radius = np.linalg.norm(normalized, axis=-1, keepdims=True)
-            angle = np.arctan(radius)
-            scale = np.where(radius > 1e-12, _fisheye_radius(angle, self.distortion) / np.maximum(radius, 1e-12), 1.0)
-            return np.asarray(normalized * scale)
-        return _brown_conrady(normalized, _padded(self.distortion))[0]
-
-    def _undistort(self, distorted: Array) -> Array:
-        if not any(self.distortion):
-            return distorted
-        if self.distortion_model == "equidistant":
-            return _invert_fisheye(distorted, self.distortion)
-        return _invert_brown_conrady(distorted, _padded(self.distortion))
-
 
 def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tuple[ImageRgb, Camera]:
     """Return the image (height, width, ...) resized, and the camera that belongs to it.
 
-    Shrinking averages over the area a new pixel covers (no aliasing); enlarging interpolates linearly. Training
-    and runtime both come through here.
+    Shrinking averages over the area a new pixel covers (no aliasing); enlarging interpolates linearly, and so
+    does shrinking one side alone. Training and runtime both come through here.
+
+    Raises:
+        CameraError: the image is not of 8 bits, or of another size than its camera's.
     """
     if image.shape[:2] != (camera.height, camera.width):
         raise CameraError(
             f"expected an image of {camera.width}x{camera.height} as its camera says, "
             f"got {image.shape[1]}x{image.shape[0]}"
         )
+    if image.dtype != np.uint8:
+        raise CameraError(f"expected an image of uint8, got {image.dtype}")
     if (width, height) == (camera.width, camera.height):
         return image, camera
     shrinks = width <= camera.width and height <= camera.height
@@ -157,21 +168,30 @@ def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tu
     return np.asarray(resized, dtype=np.uint8), camera.resized(width, height)
 
 
-def _padded(coefficients: tuple[float, ...]) -> tuple[float, ...]:
-    return coefficients + (0.0,) * (8 - len(coefficients))
+def _radial(r2: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return distorted over undistorted radius, and its derivative by r2, the undistorted radius squared."""
+    if model == "equidistant":
+        k1, k2, k3, k4 = coefficients
+        r2 = np.maximum(r2, 1e-24)
+        radius = np.sqrt(r2)
+        angle = np.arctan(radius)
+        a2 = angle * angle
+        radial = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) / radius
+        by_angle = 1 + a2 * (3 * k1 + a2 * (5 * k2 + a2 * (7 * k3 + a2 * 9 * k4)))
+        return radial, (by_angle / (1 + r2) - radial) / (2 * r2)
+    k1, k2, _, _, k3, k4, k5, k6 = coefficients + (0.0,) * (8 - len(coefficients))
+    denominator = 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
+    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / denominator
+    slope = k1 + r2 * (2 * k2 + 3 * k3 * r2) - radial * (k4 + r2 * (2 * k5 + 3 * k6 * r2))
+    return radial, slope / denominator
 
 
-def _brown_conrady(normalized: Array, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return distorted coordinates (..., 2) and the Jacobian (..., 2, 2); OpenCV's rational model without prism."""
-    k1, k2, p1, p2, k3, k4, k5, k6 = coefficients
+def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return distorted coordinates (..., 2) and their Jacobian (..., 2, 2): OpenCV's, without thin prism."""
+    p1, p2 = (0.0, 0.0) if model == "equidistant" else coefficients[2:4]
     x, y = normalized[..., 0], normalized[..., 1]
     r2 = x * x + y * y
-    numerator = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-    denominator = 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
-    radial = numerator / denominator
-    slope = (  # d radial / d r2
-        k1 + r2 * (2 * k2 + 3 * k3 * r2) - radial * (k4 + r2 * (2 * k5 + 3 * k6 * r2))
-    ) / denominator
+    radial, slope = _radial(r2, model, coefficients)
     distorted = np.stack(
         [
             x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
@@ -190,48 +210,38 @@ def _brown_conrady(normalized: Array, coefficients: tuple[float, ...]) -> tuple[
     return distorted, jacobian
 
 
-def _invert_brown_conrady(distorted: Array, coefficients: tuple[float, ...]) -> Array:
-    """Newton's method with an exact Jacobian, a fixed number of steps; NaN where it finds no regular solution."""
-    normalized = distorted.copy()
+def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return undistorted and distorted radii, both increasing, from the axis to the end of the reach."""
+    undistorted = np.tan(np.linspace(0.0, _MAX_ANGLE, _TABLE_SIZE))
     with np.errstate(all="ignore"):
-        for _ in range(_NEWTON_STEPS):
-            value, jacobian = _brown_conrady(normalized, coefficients)
-            error = value - distorted
-            (a, b), (c, d) = (jacobian[..., 0, 0], jacobian[..., 0, 1]), (jacobian[..., 1, 0], jacobian[..., 1, 1])
-            determinant = a * d - b * c
-            step = np.stack(
-                [d * error[..., 0] - b * error[..., 1], a * error[..., 1] - c * error[..., 0]], axis=-1
-            )
-            # A step longer than the lens' own scale is a jump across a fold of the polynomial: shorten it.
-            step /= determinant[..., None]
-            length = np.linalg.norm(step, axis=-1, keepdims=True)
-            normalized = normalized - step * np.minimum(1.0, 0.5 / np.maximum(length, 1e-12))
-        value, jacobian = _brown_conrady(normalized, coefficients)
-        determinant = np.linalg.det(jacobian)
-        solved = (np.abs(value - distorted).max(axis=-1) < _CONVERGED) & (determinant > 0)
-    return np.where(solved[..., None], normalized, np.nan)
+        distorted = undistorted * _radial(undistorted**2, model, coefficients)[0]
+    folds = np.flatnonzero(~(np.diff(distorted) > 0))
+    end = folds[0] + 1 if len(folds) else _TABLE_SIZE
+    return undistorted[:end], distorted[:end]
 
 
-def _fisheye_radius(angle: Array, coefficients: tuple[float, ...]) -> Array:
-    k1, k2, k3, k4 = coefficients
-    a2 = angle * angle
-    return np.asarray(angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))))
+def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) -> Array:
+    """Newton's method with an exact Jacobian, a fixed number of steps; NaN outside the lens' reach.
 
-
-def _invert_fisheye(distorted: Array, coefficients: tuple[float, ...]) -> Array:
-    """Newton's method on the angle from the axis; NaN beyond 90 degrees or beyond the polynomial's fold."""
-    k1, k2, k3, k4 = coefficients
+    It starts from the inverse of the radial part on its first, increasing branch. Beyond a fold the model
+    has further solutions, which fit the pixel as well and are wrong: start and bound exclude them.
+    """
+    table_undistorted, table_distorted = _radial_table(model, coefficients)
     radius = np.linalg.norm(distorted, axis=-1, keepdims=True)
-    angle = np.minimum(radius, math.pi / 2)
+    start = np.interp(radius, table_distorted, table_undistorted)
+    normalized = distorted * (start / np.maximum(radius, 1e-12))
     with np.errstate(all="ignore"):
         for _ in range(_NEWTON_STEPS):
-            a2 = angle * angle
-            slope = 1 + a2 * (3 * k1 + a2 * (5 * k2 + a2 * (7 * k3 + a2 * 9 * k4)))
-            step = (_fisheye_radius(angle, coefficients) - radius) / slope
-            angle = angle - np.clip(step, -0.3, 0.3)
-        a2 = angle * angle
-        slope = 1 + a2 * (3 * k1 + a2 * (5 * k2 + a2 * (7 * k3 + a2 * 9 * k4)))
-        solved = np.abs(_fisheye_radius(angle, coefficients) - radius) < _CONVERGED
-        solved &= (slope > 0) & (angle >= 0) & (angle < math.pi / 2)
-        scale = np.where(radius > 1e-12, np.tan(angle) / np.maximum(radius, 1e-12), 1.0)
-    return np.where(solved, distorted * scale, np.nan)
+            value, jacobian = _distort(normalized, model, coefficients)
+            (a, b), (c, d) = (
+                (jacobian[..., 0, 0], jacobian[..., 0, 1]),
+                (jacobian[..., 1, 0], jacobian[..., 1, 1]),
+            )
+            error_x, error_y = value[..., 0] - distorted[..., 0], value[..., 1] - distorted[..., 1]
+            step = np.stack([d * error_x - b * error_y, a * error_y - c * error_x], axis=-1)
+            normalized = normalized - step / (a * d - b * c)[..., None]
+        value, jacobian = _distort(normalized, model, coefficients)
+        solved = np.abs(value - distorted).max(axis=-1) < _CONVERGED
+        solved &= np.linalg.det(jacobian) > 0
+        solved &= np.linalg.norm(normalized, axis=-1) <= table_undistorted[-1]
+    return np.where(solved[..., None], normalized, np.nan)

@@ -1,4 +1,4 @@
-"""What a model file says of itself: JSON in the ONNX file's `metadata_props`, written at export, read by the node."""
+"""What a model file says of itself: JSON in the ONNX file's `metadata_props`, from export to node."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ METADATA_KEY = "structpose_ros"
 INPUT_IMAGE, INPUT_RAYS = "image", "rays"
 OUTPUT_DEPTH, OUTPUT_SCENE_COORDINATES, OUTPUT_WEIGHTS = "depth", "scene_coordinates", "weights"
 
+# What JSON makes of a field, by its annotation.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "tuple[float, float, float]": (list,),
+    "tuple[float, ...]": (list,),
+    "Mapping[str, float]": (dict,),
+    "Camera": (dict,),
+    "AlignmentOptions": (dict,),
+}
+
 
 class ModelFileError(ValueError):
     """A model file that can't be used; the message says what was expected and what came."""
@@ -32,7 +45,7 @@ class ModelContract:
     depth_scale: metres, the `a` of the proximity coding p = a / (d + a) that the graph already undoes.
     map_min, map_max: metres, corners of the box around all scene coordinates trained on.
     training_camera: camera of the training images at input size.
-    covariance_scale: factor on the alignment's covariance, fitted on held-out training frames (1: not fitted).
+    covariance_scale: factor on the alignment's covariance, fitted on held-out frames (1: not fitted).
     validation: metrics on held-out frames of the training split, and on how many.
     """
 
@@ -56,7 +69,8 @@ class ModelContract:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.stride < 1 or self.input_width % self.stride or self.input_height % self.stride:
+        sides = (self.input_width, self.input_height)
+        if self.stride < 1 or any(side < 1 or side % self.stride for side in sides):
             raise ModelFileError(
                 f"expected an input size divisible by the stride {self.stride}, "
                 f"got {self.input_width}x{self.input_height}"
@@ -88,7 +102,8 @@ class ModelContract:
         """Read the contract back.
 
         Raises:
-            ModelFileError: there is none, it is of another format version, or a field is missing, unknown or unusable.
+            ModelFileError: there is none, it is of another format version, or a field is missing, unknown, of
+                another type or unusable.
         """
         text = metadata.get(METADATA_KEY)
         if text is None:
@@ -101,7 +116,9 @@ class ModelContract:
         except json.JSONDecodeError as error:
             raise ModelFileError(f"expected JSON in metadata '{METADATA_KEY}', got: {error}") from error
         if not isinstance(content, dict):
-            raise ModelFileError(f"expected a JSON object in metadata '{METADATA_KEY}', got {type(content).__name__}")
+            raise ModelFileError(
+                f"expected a JSON object in metadata '{METADATA_KEY}', got {type(content).__name__}"
+            )
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise ModelFileError(
@@ -112,16 +129,25 @@ class ModelContract:
 
 
 def _contract_from(content: dict[str, Any]) -> ModelContract:
-    known = {item.name for item in fields(ModelContract)}
-    missing, unknown = sorted(known - content.keys()), sorted(content.keys() - known)
-    if missing or unknown:
-        raise ModelFileError(f"expected the fields of format {FORMAT_VERSION}, missing {missing}, unknown {unknown}")
     try:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        camera = dict(content["training_camera"])
-        camera["distortion"] = tuple(camera.get("distortion", ()))
-        values["training_camera"] = Camera(**camera)
-        values["alignment"] = AlignmentOptions(**content["alignment"])
+        values = _fields_of(ModelContract, content, "metadata")
+        values["training_camera"] = Camera(**_fields_of(Camera, values["training_camera"], "training_camera"))
+        values["alignment"] = AlignmentOptions(
+            **_fields_of(AlignmentOptions, values["alignment"], "alignment")
+        )
         return ModelContract(**values)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"expected usable model metadata, got: {error}") from error
+
+
+def _fields_of(kind: type, content: dict[str, Any], place: str) -> dict[str, Any]:
+    """Return the values of a JSON object for the dataclass `kind`, or raise if a field doesn't fit."""
+    known = {item.name: str(item.type) for item in fields(kind)}
+    missing, unknown = sorted(known.keys() - content.keys()), sorted(content.keys() - known.keys())
+    if missing or unknown:
+        raise ModelFileError(f"{place} of other fields: missing {missing}, unknown {unknown}")
+    for name, value in content.items():
+        expected = _JSON_TYPES[known[name]]
+        if type(value) not in expected:
+            raise ModelFileError(f"{place}: {name} = {value!r}, which is no {known[name]}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 
-from structpose_ros.alignment import AlignmentFailure, PoseEstimate
+from structpose_ros.alignment import AlignmentFailure, PoseEstimate, weighted_median
 from structpose_ros.contract import ModelContract
 
 
@@ -47,7 +47,7 @@ class GateOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """`reject_reason` is None exactly when the frame is accepted; `confidence` is in 0 .. 1, 0 when rejected."""
+    """Accepted exactly when `reject_reason` is None; `confidence` is in 0 .. 1, and 0 when rejected."""
 
     reject_reason: RejectReason | None
     confidence: float
@@ -59,8 +59,10 @@ class Decision:
         return self.reject_reason is None
 
 
-def judge(outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, options: GateOptions) -> Decision:
-    """Judge what the alignment returned. The confidence is the inlier ratio: ordered, not yet a probability."""
+def judge(
+    outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, options: GateOptions
+) -> Decision:
+    """Judge what the alignment returned. The confidence is the inlier ratio: ordered, no probability yet."""
     if isinstance(outcome, AlignmentFailure):
         return Decision(RejectReason(outcome.value), 0.0, f"alignment failed: {outcome.value}")
     if outcome.inlier_ratio < options.min_inlier_ratio:
@@ -74,13 +76,12 @@ def judge(outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, opt
     low = np.asarray(contract.map_min) - options.map_margin
     high = np.asarray(contract.map_max) + options.map_margin
     if (position < low).any() or (position > high).any():
-        detail = f"position {np.round(position, 2).tolist()} m, expected within {low.tolist()} .. {high.tolist()} m"
+        at = np.round(position, 2).tolist()
+        detail = f"position {at} m, expected within {low.tolist()} .. {high.tolist()} m"
         return Decision(RejectReason.OUTSIDE_MAP, 0.0, detail)
     return Decision(None, outcome.inlier_ratio)
 
 
 def weighted_median_residual(estimate: PoseEstimate) -> float:
     """Return the residual in metres that half of the final weight lies below."""
-    order = np.argsort(estimate.residuals)
-    cumulative = np.cumsum(estimate.weights[order])
-    return float(estimate.residuals[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])
+    return weighted_median(estimate.residuals, estimate.weights)

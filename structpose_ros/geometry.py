@@ -42,30 +42,34 @@ def orthonormalize(rotation: npt.ArrayLike) -> Array:
 def rigid_from_matrix(matrix: npt.ArrayLike, tolerance: float = 0.02) -> Array:
     """Return the rigid transform nearest to a (4, 4) `matrix`, as read from a file.
 
-    Poses that went through text files are off by rounding (7-Scenes: 4e-4), which the solve would otherwise inherit.
+    Poses that went through text files are off by rounding (7-Scenes: 4e-4), which the solve would inherit.
 
     Raises:
-        ValueError: the shape is not (4, 4), an entry is not finite, or the upper left block is further than
-            `tolerance` (largest entry) from a rotation.
+        ValueError: the shape is not (4, 4), an entry is not finite, the last row is not 0 0 0 1 (a transposed
+            matrix), or the upper left block is further than `tolerance` (largest entry) from a rotation.
     """
     given = np.asarray(matrix, dtype=np.float64)
     if given.shape != (4, 4):
         raise ValueError(f"expected a 4x4 pose matrix, got shape {given.shape}")
     if not np.isfinite(given).all():
         raise ValueError("expected a finite 4x4 pose matrix, got NaN or infinity")
+    if not np.array_equal(given[3], [0.0, 0.0, 0.0, 1.0]):
+        raise ValueError(f"expected 0 0 0 1 as the last row of a pose matrix, got {given[3].tolist()}")
     rotation = orthonormalize(given[:3, :3])
     deviation = float(np.abs(rotation - given[:3, :3]).max())
     if deviation > tolerance:
-        raise ValueError(f"expected a rotation in the upper left 3x3 block, got one that is off by {deviation:.3g}")
+        raise ValueError(
+            f"expected a rotation in the upper left 3x3 block, got one that is off by {deviation:.3g}"
+        )
     return transform(rotation, given[:3, 3])
 
 
 def rotation_angle(rotation: Array) -> float:
     """Return the angle in radians of a (3, 3) rotation, exact near 0 and near pi (no bare acos)."""
-    skew = np.array(
+    axis = np.array(
         [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
-    return math.atan2(float(np.linalg.norm(skew)), float(np.trace(rotation)) - 1.0)
+    )  # times 2 sin(angle)
+    return math.atan2(float(np.linalg.norm(axis)), float(np.trace(rotation)) - 1.0)
 
 
 def pose_error(estimate_map_from_camera: Array, true_map_from_camera: Array) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The network behind a small interface: an input tensor and rays in, depth, scene coordinates and weights out."""
+"""The network behind a small interface: image tensor and rays in, depth, scene coordinates, weights out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class ProviderError(RuntimeError):
 class Prediction:
     """What the network says of one image.
 
-    depth: (h, w) metres along z. scene_coordinates: (h, w, 3) metres, map frame (the scene mean is added back).
+    depth: (h, w) metres along z.
+    scene_coordinates: (h, w, 3) metres, map frame (the scene mean is added back).
     weights: (h, w) in 0 .. 1.
     """
 
@@ -53,9 +54,14 @@ class Network(Protocol):
 def normalized_tensor(image_rgb: npt.NDArray[np.uint8], contract: ModelContract) -> npt.NDArray[np.float32]:
     """Return the input tensor (1, 3, H, W) of an image (H, W, 3) that already has the model's input size."""
     scale = (1.0 / (255.0 * np.asarray(contract.normalization_std))).astype(np.float32)
-    offset = (np.asarray(contract.normalization_mean) / np.asarray(contract.normalization_std)).astype(np.float32)
-    tensor = image_rgb.astype(np.float32) * scale - offset
-    return np.ascontiguousarray(tensor.transpose(2, 0, 1)[None])
+    offset = (np.asarray(contract.normalization_mean) / np.asarray(contract.normalization_std)).astype(
+        np.float32
+    )
+    # Planes first, then arithmetic along whole planes: ten times as fast as along the three channels.
+    tensor = np.ascontiguousarray(image_rgb.transpose(2, 0, 1)).astype(np.float32)
+    tensor *= scale[:, None, None]
+    tensor -= offset[:, None, None]
+    return tensor[None]
 
 
 def prediction_from_outputs(
@@ -77,7 +83,9 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path | str, provider: str = "auto", threads: int = 0) -> None:
-        """Load `path` on `provider` (`auto`, `tensorrt`, `cuda` or `cpu`); threads 0 leaves their number to the runtime.
+        """Load `path` on `provider`: `tensorrt`, `cuda`, `cpu`, or `auto`, the first of these that runs.
+
+        `threads` is for the operators that run on the CPU; 0 leaves their number to the runtime.
 
         Raises:
             ModelFileError: the file is missing, unreadable, not ONNX, not ours, or of another version.
@@ -96,20 +104,18 @@ class OnnxNetwork:
         except ModelFileError as error:
             raise ModelFileError(f"{self.path}: {error}") from error
         _check_graph(session, self.contract, self.path)
-        self.provider = "cpu"
+        self.provider, self._session = "cpu", session
         for candidate in _candidates(provider, runtime.get_available_providers()):
-            if candidate != "cpu":
-                session = _create_session(runtime, content, options, candidate, self.path)
-            # onnxruntime-gpu without a usable GPU logs an error and quietly runs on the CPU: ask what it took.
-            if session.get_providers()[0] == PROVIDERS[candidate]:
+            if candidate == "cpu":
+                break
+            try:
+                self._session = _create_session(runtime, content, options, candidate, self.path)
+            except ProviderError:
+                if provider != "auto":
+                    raise
+            else:
                 self.provider = candidate
                 break
-            if provider != "auto":
-                raise ProviderError(
-                    f"expected to run on '{provider}', but ONNX Runtime fell back to {session.get_providers()[0]}: "
-                    "check the GPU driver, CUDA and TensorRT libraries, or set the provider to 'auto' or 'cpu'"
-                )
-        self._session = session
 
     def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
         """See `Network.predict`."""
@@ -153,7 +159,9 @@ def _is_installed(distribution: str) -> bool:
 def read_model_file(path: Path) -> bytes:
     """Return the bytes of a model file, or raise ModelFileError."""
     if not path.is_file():
-        raise ModelFileError(f"expected a model file at {path}, got {'a folder' if path.is_dir() else 'nothing'}")
+        raise ModelFileError(
+            f"expected a model file at {path}, got {'a folder' if path.is_dir() else 'nothing'}"
+        )
     try:
         return path.read_bytes()
     except OSError as error:
@@ -180,14 +188,22 @@ def _create_session(runtime: ModuleType, content: bytes, options: Any, provider:
     if provider != "cpu":
         chain.append(PROVIDERS["cpu"])
     try:
-        return runtime.InferenceSession(content, sess_options=options, providers=chain)
+        session = runtime.InferenceSession(content, sess_options=options, providers=chain)
     except Exception as error:  # ONNX Runtime has no common base class for its errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if provider == "cpu":
             raise ModelFileError(
-                f"expected an ONNX model at {path}, got {len(content)} bytes that ONNX Runtime can't load: {reason}"
+                f"expected an ONNX model at {path}, got {len(content)} bytes that don't load: {reason}"
             ) from error
         raise ProviderError(f"expected provider '{provider}' to load {path}, got: {reason}") from error
+    # onnxruntime-gpu without a usable GPU logs an error and quietly runs on the CPU: ask what it took.
+    taken = session.get_providers()[0]
+    if taken != chain[0]:
+        raise ProviderError(
+            f"expected to run on '{provider}', but ONNX Runtime fell back to {taken}: check the GPU "
+            "driver, CUDA and TensorRT libraries, or set the provider to 'auto' or 'cpu'"
+        )
+    return session
 
 
 def _check_graph(session: Any, contract: ModelContract, path: Path) -> None:
@@ -199,6 +215,12 @@ def _check_graph(session: Any, contract: ModelContract, path: Path) -> None:
         names.OUTPUT_SCENE_COORDINATES: [1, 3, h, w],
         names.OUTPUT_WEIGHTS: [1, 1, h, w],
     }
-    found = {node.name: list(node.shape) for node in [*session.get_inputs(), *session.get_outputs()]}
+    nodes = [*session.get_inputs(), *session.get_outputs()]
+    found = {node.name: list(node.shape) for node in nodes}
     if found != expected:
         raise ModelFileError(f"{path}: expected the graph's tensors {expected}, got {found}")
+    types = {node.type for node in nodes}
+    if types != {"tensor(float)"}:
+        raise ModelFileError(
+            f"{path}: expected tensors of float32 in and out of the graph, got {sorted(types)}"
+        )

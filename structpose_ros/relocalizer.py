@@ -46,7 +46,11 @@ class Relocalizer:
         self._rays_of: tuple[Camera, npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None = None
 
     def localize(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> Result:
-        """Estimate and judge the pose of `camera` from `image_rgb` (H, W, 3), of the size that `camera` says."""
+        """Estimate and judge the pose of `camera` from its `image_rgb` (H, W, 3).
+
+        Raises:
+            CameraError: the image is not of 8 bits, or of another size than `camera` says.
+        """
         contract = self.network.contract
         started = time.perf_counter()
         image, input_camera = resize_image(image_rgb, camera, contract.input_width, contract.input_height)
@@ -59,7 +63,7 @@ class Relocalizer:
         outcome = align(
             points_in_camera.reshape(-1, 3),
             prediction.scene_coordinates.reshape(-1, 3),
-            self._alignment_weights(prediction, valid_mask).reshape(-1),
+            np.where(valid_mask, prediction.weights, 0.0).reshape(-1),
             self.alignment,
         )
         decision = judge(outcome, contract, self.gate)
@@ -80,15 +84,9 @@ class Relocalizer:
         )
 
     def _rays(self, camera: Camera) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Ray grid of a camera, remembered until the camera changes; rays the lens can't have are zero and masked."""
+        """Ray grid and valid mask of a camera, kept until it changes; what the lens can't reach is zero."""
         if self._rays_of is None or self._rays_of[0] != camera:
             rays = camera.ray_grid(self.network.contract.stride)
-            valid_mask = np.isfinite(rays).all(axis=-1)
+            valid_mask = np.isfinite(rays[..., 0])
             self._rays_of = (camera, np.where(valid_mask[..., None], rays, 0.0), valid_mask)
         return self._rays_of[1], self._rays_of[2]
-
-    def _alignment_weights(
-        self, prediction: Prediction, valid_mask: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float64]:
-        weights = prediction.weights if self.alignment.use_weights else np.ones_like(prediction.weights)
-        return np.where(valid_mask, weights, 0.0).astype(np.float64)

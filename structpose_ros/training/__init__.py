@@ -1,1 +1,1 @@
-"""Offline training: recordings in, one model file out. Importing this package alone imports neither torch nor ROS."""
+"""Offline training: recordings in, one model file out. Importing it alone imports neither torch nor ROS."""

@@ -1,0 +1,160 @@
+"""The `structpose` command: recordings to models, models to figures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from structpose_ros import __version__
+from structpose_ros.camera import CameraError
+from structpose_ros.contract import ModelFileError
+from structpose_ros.network import OnnxNetwork, ProviderError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status. Errors that a user can mend take one line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (CameraError, ModelFileError, ProviderError) as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("structpose: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        return _fail(f"expected the package '{error.name}', got none: pip install 'structpose_ros[training]'")
+    except (ValueError, OSError, RuntimeError) as error:
+        if type(error).__module__.startswith("structpose_ros") or isinstance(error, OSError):
+            return _fail(error)
+        raise
+    return 0
+
+
+def _fail(error: object) -> int:
+    print(f"structpose: error: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="structpose", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("import", help="turn a recording into posed frames on disk")
+    command.add_argument("format", choices=["7scenes"])
+    command.add_argument("source", type=Path)
+    command.add_argument("out", type=Path)
+    command.add_argument("--skip-bad", action="store_true", help="leave bad frames out instead of refusing them")
+    command.set_defaults(run=_import)
+
+    command = commands.add_parser("render-demo", help="render the demo room: a mapping and a localisation tour")
+    command.add_argument("out", type=Path)
+    command.add_argument("--tour", choices=["both", "mapping", "localization"], default="both")
+    command.add_argument("--seed", type=int, default=7)
+    command.set_defaults(run=_render_demo)
+
+    command = commands.add_parser("train", help="train a model on posed frames; resumes where OUT holds the same run")
+    command.add_argument("config", type=Path)
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--skip-bad", action="store_true", help="leave bad frames out instead of refusing them")
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser("evaluate", help="measure a model file or a run on frames with known poses")
+    command.add_argument("model", type=Path, metavar="MODEL_OR_RUN")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--split", choices=["train", "test"], default="test")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--provider", choices=["auto", "tensorrt", "cuda", "cpu"], default="auto")
+    command.add_argument(
+        "--swap",
+        choices=["none", "depth", "scene_coordinates"],
+        default="none",
+        help="replace one output by the truth, to see what the other one costs",
+    )
+    command.add_argument("--skip-bad", action="store_true", help="leave bad frames out instead of refusing them")
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("export", help="write a run's model file; agreement with torch is checked")
+    command.add_argument("training_run", type=Path, metavar="RUN")
+    command.add_argument("--out", type=Path, required=True)
+    command.set_defaults(run=_export)
+
+    command = commands.add_parser("info", help="print what a model file says of itself")
+    command.add_argument("model", type=Path)
+    command.set_defaults(run=_info)
+    return parser
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.importers.sevenscenes import import_7scenes
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{done}/{total} frames", end="\n" if done == total else "", flush=True)
+
+    count = import_7scenes(arguments.source, arguments.out, skip_bad=arguments.skip_bad, progress=show)
+    print(f"wrote {count} frames to {arguments.out}")
+
+
+def _render_demo(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.synthetic import render_demo
+
+    tours = ("mapping", "localization") if arguments.tour == "both" else (arguments.tour,)
+    render_demo(arguments.out, seed=arguments.seed, tours=tours)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.config import load_config
+    from structpose_ros.training.train import train
+
+    train(load_config(arguments.config), arguments.data, arguments.out, skip_bad=arguments.skip_bad)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.evaluate import evaluate
+
+    metrics = evaluate(
+        _model_file(arguments.model),
+        arguments.data,
+        arguments.split,
+        arguments.out,
+        provider=arguments.provider,
+        swap=arguments.swap,
+        skip_bad=arguments.skip_bad,
+    )
+    print(json.dumps(metrics, indent=2))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.train import export_run
+
+    parity = export_run(arguments.training_run, arguments.out)
+    print(f"wrote {arguments.out}; largest relative deviation from torch:")
+    print("  " + ", ".join(f"{key} {value:.2e}" for key, value in vars(parity).items()))
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    network = OnnxNetwork(arguments.model, provider="cpu")
+    content: dict[str, Any] = {"file": str(arguments.model), "sha256": network.sha256}
+    content.update(dataclasses.asdict(network.contract))
+    print(json.dumps(content, indent=2))
+
+
+def _model_file(path: Path) -> Path:
+    """Return the model file itself, or that of a run, exported first if training has gone on since."""
+    if not path.is_dir():
+        return path
+    from structpose_ros.training.train import CHECKPOINT, MODEL, export_run
+
+    model, checkpoint = path / MODEL, path / CHECKPOINT
+    if not model.is_file() or (checkpoint.is_file() and checkpoint.stat().st_mtime > model.stat().st_mtime):
+        export_run(path, model)
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())

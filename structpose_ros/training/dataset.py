@@ -1,0 +1,165 @@
+"""Frames in memory at input size, and batches of augmented views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from structpose_ros.camera import Camera, resize_image
+from structpose_ros.training.augmentation import IDENTITY_VIEW, photometric, random_view
+from structpose_ros.training.config import AugmentationConfig, InputConfig
+from structpose_ros.training.frames import Frame, FrameFiles, Recording, RecordingError, handle_bad
+from structpose_ros.training.labels import sample_labels
+from structpose_ros.training.losses import BatchLabels
+from structpose_ros.training.networks import HALF_STRIDE, STRIDE
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class SceneStatistics:
+    """What training measures once: scene_mean (3,) m, depth_scale m (mean valid depth), corners of the map, metres."""
+
+    scene_mean: npt.NDArray[np.float64]
+    depth_scale: float
+    map_min: npt.NDArray[np.float64]
+    map_max: npt.NDArray[np.float64]
+
+
+def load_frames(
+    recording: Recording,
+    files: Sequence[FrameFiles],
+    size: InputConfig,
+    *,
+    skip_bad: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Frame], list[str]]:
+    """Read frames with their images at input size (depth stays at its own); returns them and what was wrong."""
+    frames: list[Frame] = []
+    bad: list[str] = []
+    for done, item in enumerate(files):
+        try:
+            frame = recording.read(item)
+        except RecordingError as error:
+            bad.append(str(error))
+            continue
+        image_rgb, _ = resize_image(frame.image_rgb, recording.camera, size.width, size.height)
+        frames.append(Frame(frame.name, image_rgb, frame.depth_mm, frame.map_from_camera))
+        if progress:
+            progress(done + 1, len(files))
+    handle_bad(bad, len(files), skip_bad)
+    return frames, bad
+
+
+def scene_statistics(frames: Sequence[Frame], camera: Camera, input_camera: Camera) -> SceneStatistics:
+    """Measure the scene from every frame's labels at the network's cells.
+
+    Raises:
+        RecordingError: no frame has a valid depth.
+    """
+    rays = input_camera.ray_grid(STRIDE)
+    points, depths = [], []
+    for frame in frames:
+        labels = sample_labels(frame.depth_mm, camera, frame.map_from_camera, rays)
+        points.append(labels.scene_coordinates[labels.valid_mask].astype(np.float32))
+        depths.append(labels.depth[labels.valid_mask])
+    everything = np.concatenate(points)
+    if len(everything) == 0:
+        raise RecordingError("expected valid depth in the training frames, got none")
+    low, high = np.percentile(everything, [0.1, 99.9], axis=0)  # single flying pixels are not the map
+    return SceneStatistics(
+        everything.mean(axis=0, dtype=np.float64), float(np.concatenate(depths).mean(dtype=np.float64)), low, high
+    )
+
+
+class ViewDataset(Dataset[dict[str, torch.Tensor]]):
+    """Augmented views of frames. A view depends on (seed, epoch, index) alone, not on workers or order."""
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        camera: Camera,
+        input_camera: Camera,
+        statistics: SceneStatistics,
+        augmentation: AugmentationConfig,
+        seed: int,
+    ) -> None:
+        """Use `frames` taken by `camera` (that of the depth), with images of `input_camera`."""
+        self.frames = frames
+        self.camera = camera
+        self.input_camera = input_camera
+        self.statistics = statistics
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self.rigid = False  # stage 2 compares poses, so its views must be true camera motions
+        self.rays = input_camera.ray_grid(STRIDE)
+        self.half_rays = input_camera.ray_grid(HALF_STRIDE)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Return image (3, H, W), scene_coordinates (3, h, w), depth, half_depth (1, h, w), map_from_camera."""
+        frame = self.frames[index]
+        random = np.random.default_rng([self.seed, self.epoch, index])
+        options = self.augmentation
+        scale = (1.0, 1.0) if self.rigid else (options.scale_low, options.scale_high)
+        view = IDENTITY_VIEW
+        image_rgb = frame.image_rgb
+        if options.roll_degrees > 0 or options.tilt_degrees > 0 or scale != (1.0, 1.0):
+            view = random_view(random, options.roll_degrees, options.tilt_degrees, scale)
+            image_rgb = view.warp(image_rgb, self.input_camera)
+        if options.photometric:
+            image_rgb = photometric(image_rgb, random)
+
+        camera_rays = view.camera_rays(self.rays)
+        labels = sample_labels(frame.depth_mm, self.camera, frame.map_from_camera, camera_rays)
+        centred = np.where(
+            labels.valid_mask[..., None], labels.scene_coordinates - self.statistics.scene_mean, 0.0
+        )
+        half_rays = view.camera_rays(self.half_rays)
+        half = sample_labels(frame.depth_mm, self.camera, frame.map_from_camera, half_rays)
+        map_from_view = frame.map_from_camera.copy()
+        map_from_view[:3, :3] = frame.map_from_camera[:3, :3] @ view.camera_from_view
+        map_from_view[:3, 3] -= self.statistics.scene_mean
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image_rgb.transpose(2, 0, 1))),
+            "scene_coordinates": torch.from_numpy(centred.transpose(2, 0, 1).astype(np.float32)),
+            "depth": torch.from_numpy(view.view_depth(labels.depth, camera_rays)[None].astype(np.float32)),
+            "half_depth": torch.from_numpy(view.view_depth(half.depth, half_rays)[None].astype(np.float32)),
+            "map_from_camera": torch.from_numpy(map_from_view),
+        }
+
+
+def collate(samples: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, BatchLabels]:
+    """Stack samples into uint8 images (B, 3, H, W) and labels."""
+    batch = default_collate(samples)
+    image = batch.pop("image")
+    return image, BatchLabels(**batch)
+
+
+def normalize_images(image_B3HW: torch.Tensor) -> torch.Tensor:
+    """Return float32 images with ImageNet's mean and deviation taken out."""
+    mean = torch.tensor(IMAGENET_MEAN, device=image_B3HW.device).view(1, 3, 1, 1) * 255.0
+    deviation = torch.tensor(IMAGENET_STD, device=image_B3HW.device).view(1, 3, 1, 1) * 255.0
+    return (image_B3HW.float() - mean) / deviation
+
+
+def split_validation(files: Sequence[FrameFiles], fraction: float) -> tuple[list[FrameFiles], list[FrameFiles]]:
+    """Return (training, held-out) frames: the last `fraction` of each sequence is held out, as one block."""
+    training: list[FrameFiles] = []
+    held_out: list[FrameFiles] = []
+    sequences = dict.fromkeys(item.name.split("/")[0] for item in files)
+    for sequence in sequences:
+        members = [item for item in files if item.name.startswith(f"{sequence}/")]
+        keep = len(members) - int(round(fraction * len(members)))
+        training += members[:keep]
+        held_out += members[keep:]
+    return training, held_out

@@ -1,0 +1,349 @@
+"""Both training stages of the paper (§3.4), resumable, from a recording to a run folder with a model file.
+
+A run folder holds config.yaml, checkpoint.pt (tensors and plain values only), log.jsonl and model.onnx.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from structpose_ros import __version__
+from structpose_ros.camera import Camera
+from structpose_ros.contract import ModelContract
+from structpose_ros.training import dataset as data
+from structpose_ros.training.alignment import align
+from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.evaluate import evaluate_frames, summarize
+from structpose_ros.training.export import Parity, export_model
+from structpose_ros.training.frames import RecordingError, handle_bad, open_recording, write_atomic
+from structpose_ros.training.losses import BatchLabels, geometry_loss, pose_loss
+from structpose_ros.training.networks import STRIDE, StructPoseNetwork, depth_from_logits, load_pretrained
+
+CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: epochs finished of both stages together, and steps skipped for want of finite numbers."""
+
+    epochs_done: int = 0
+    skipped_steps: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One run: network, data, optimiser and where it stands."""
+
+    def __init__(self, config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool = False) -> None:
+        """Load the data, build the network, and take up a checkpoint where `out` holds one.
+
+        Raises:
+            ConfigError: `out` holds a run with another configuration, or the device is not there.
+            RecordingError: the recording can't be used.
+        """
+        self.config = config
+        self.out = out
+        self._claim_folder()
+        torch.manual_seed(config.seed)
+        self.device = _device(config.device)
+        self.recording = open_recording(data_root)
+        files, bad = self.recording.files("train")
+        handle_bad(bad, len(files) + len(bad), skip_bad)
+        training_files, self.validation_files = data.split_validation(files, config.validation_fraction)
+        with tqdm(total=len(training_files), desc="reading frames", unit="frame") as bar:
+            frames, unreadable = data.load_frames(
+                self.recording, training_files, config.input, skip_bad=skip_bad, progress=lambda n, _: bar.update(1)
+            )
+        if not frames:
+            raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
+        self.skipped_frames = bad + unreadable
+        self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
+        self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera)
+        self.views = data.ViewDataset(
+            frames, self.recording.camera, self.input_camera, self.statistics, config.augmentation, config.seed
+        )
+        self.network = StructPoseNetwork(config.network)
+        if config.network.pretrained:
+            load_pretrained(self.network, config.network.pretrained, config.network.backbone)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        self.rays = torch.from_numpy(np.nan_to_num(self.views.rays)).permute(2, 0, 1)[None].float().to(self.device)
+        self.progress = Progress()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._resumed_optimizer: dict[str, Any] | None = None
+        self._load_checkpoint()
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of both stages."""
+        return self.config.geometry.epochs + self.config.pose.epochs
+
+    def train(self, *, stop_after: int | None = None) -> None:
+        """Train until both stages are done, or until `stop_after` epochs are; every epoch ends in a checkpoint."""
+        last = self.total_epochs if stop_after is None else min(stop_after, self.total_epochs)
+        steps = math.ceil(len(self.views) / self.config.batch_size)
+        bar = tqdm(total=last * steps, initial=self.progress.epochs_done * steps, desc="training", unit="step")
+        with bar:
+            while self.progress.epochs_done < last:
+                started = time.monotonic()
+                loss = self._run_epoch(self.progress.epochs_done, bar)
+                self.progress.epochs_done += 1
+                self.progress.seconds += time.monotonic() - started
+                self._save_checkpoint()
+                self._log(loss)
+
+    def _run_epoch(self, epoch: int, bar: tqdm[Any]) -> float:
+        geometry = epoch < self.config.geometry.epochs
+        if self.optimizer is None or epoch == self.config.geometry.epochs:
+            self.optimizer = self._geometry_optimizer() if geometry else self._pose_optimizer()
+            if self._resumed_optimizer is not None and epoch != self.config.geometry.epochs:
+                self.optimizer.load_state_dict(self._resumed_optimizer)
+            self._resumed_optimizer = None
+        # Stage 2 keeps the batch statistics of stage 1: its steps on the backbone are tiny (METHOD: eval mode).
+        self.network.train(geometry)
+        self.views.epoch, self.views.rigid = epoch, not geometry
+        losses = []
+        batches = list(self._batches(epoch))
+        loader = DataLoader(
+            self.views, batch_sampler=batches, collate_fn=data.collate, num_workers=self.config.workers
+        )
+        for step, (images, labels) in enumerate(loader):
+            if geometry:
+                self._set_learning_rate(epoch, step, len(batches))
+            loss = self._step(images, labels, geometry)
+            if math.isfinite(loss):
+                losses.append(loss)
+            bar.set_postfix(stage=1 if geometry else 2, epoch=epoch + 1, loss=f"{loss:.4f}", refresh=False)
+            bar.update(1)
+        return float(np.mean(losses)) if losses else math.nan
+
+    def _step(self, images: torch.Tensor, labels: BatchLabels, geometry: bool) -> float:
+        assert self.optimizer is not None
+        image_B3HW = data.normalize_images(images.to(self.device)).to(memory_format=torch.channels_last)
+        labels = BatchLabels(**{key: value.to(self.device) for key, value in vars(labels).items()})
+        loss = self._geometry_loss(image_B3HW, labels) if geometry else self._pose_loss(image_B3HW, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1e9)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            self.progress.skipped_steps += 1
+            return math.nan
+        self.optimizer.step()
+        return loss.item()
+
+    def _geometry_loss(self, image_B3HW: torch.Tensor, labels: BatchLabels) -> torch.Tensor:
+        stage = self.config.geometry
+        output = self.network(image_B3HW)
+        return geometry_loss(
+            output, labels, self.statistics.depth_scale, stage.half_depth_weight, stage.validity_mask
+        )
+
+    def _pose_loss(self, image_B3HW: torch.Tensor, labels: BatchLabels) -> torch.Tensor:
+        stage, alignment = self.config.pose, self.config.alignment
+        output = self.network(image_B3HW)
+        points = depth_from_logits(output.depth_logits, self.statistics.depth_scale) * self.rays
+        scene = output.scene_coordinates
+        if stage.correspondence_weighting:
+            weights = self.network.correspondence_weights(scene, points)
+        else:
+            weights = torch.ones_like(points[:, :1])
+        map_from_camera = align(
+            points.flatten(2).transpose(1, 2),
+            scene.flatten(2).transpose(1, 2),
+            weights.flatten(1),
+            alignment.robust_rounds,
+            alignment.robust_scale,
+            alignment.robust_floor,
+        )
+        return pose_loss(map_from_camera, labels.map_from_camera)
+
+    def _geometry_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self._parameters(weight_head=False), lr=self.config.geometry.learning_rate)
+
+    def _pose_optimizer(self) -> torch.optim.Optimizer:
+        stage = self.config.pose
+        groups = []
+        if stage.correspondence_weighting:
+            groups.append({"params": self._parameters(weight_head=True), "lr": stage.weight_learning_rate})
+        if stage.update_geometry:
+            groups.append({"params": self._parameters(weight_head=False), "lr": stage.learning_rate})
+        return torch.optim.Adam(groups)
+
+    def _parameters(self, *, weight_head: bool) -> list[torch.nn.Parameter]:
+        named = self.network.named_parameters()
+        return [value for name, value in named if name.startswith("weight_head") == weight_head]
+
+    def _set_learning_rate(self, epoch: int, step: int, steps: int) -> None:
+        stage = self.config.geometry
+        if stage.schedule == "step":
+            factor = stage.step_factor ** (epoch // stage.step_epochs)
+        else:
+            done = (epoch * steps + step + 1) / (stage.epochs * steps)
+            factor = done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = stage.learning_rate * max(factor, 1e-4)
+
+    def _batches(self, epoch: int) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.views)).tolist()
+        for first in range(0, len(order), self.config.batch_size):
+            yield order[first : first + self.config.batch_size]
+
+    def _claim_folder(self) -> None:
+        path = self.out / CONFIG
+        if path.is_file():
+            if load_config(path) != self.config:
+                raise ConfigError(
+                    f"expected {self.out} to hold a run with this configuration, got another one in {path}: "
+                    "choose another --out, or delete the folder"
+                )
+            return
+        if self.out.is_dir() and any(self.out.iterdir()):
+            raise ConfigError(f"expected a run or an empty folder at {self.out}, got a folder with other files")
+        text = yaml.safe_dump(dataclasses.asdict(self.config), sort_keys=False)
+        write_atomic(path, text.encode())
+
+    def _save_checkpoint(self) -> None:
+        assert self.optimizer is not None
+        buffer = io.BytesIO()
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+            "statistics": {
+                key: torch.tensor(np.asarray(value), dtype=torch.float64)
+                for key, value in vars(self.statistics).items()
+            },
+            "recording": {"name": self.recording.name, "camera": dataclasses.asdict(self.recording.camera)},
+        }
+        torch.save(state, buffer)
+        write_atomic(self.out / CHECKPOINT, buffer.getvalue())
+
+    def _load_checkpoint(self) -> None:
+        if not (self.out / CHECKPOINT).is_file():
+            return
+        state = read_checkpoint(self.out)
+        self.network.load_state_dict(state["network"])
+        self.progress = Progress(**state["progress"])
+        self._resumed_optimizer = state["optimizer"]
+
+    def _log(self, loss: float) -> None:
+        line = {
+            "epoch": self.progress.epochs_done,
+            "loss": loss if math.isfinite(loss) else None,
+            "skipped_steps": self.progress.skipped_steps,
+            "seconds": round(self.progress.seconds, 1),
+        }
+        with (self.out / LOG).open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def train(config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool = False) -> Path:
+    """Train, measure on the held-out frames, and write `out`/model.onnx; returns its path."""
+    trainer = Trainer(config, data_root, out, skip_bad=skip_bad)
+    trainer.train()
+    parity = export_run(out, out / MODEL)
+    if trainer.validation_files:
+        metrics, scale = _validate(trainer, out / MODEL)
+        parity = export_run(out, out / MODEL, validation=metrics, covariance_scale=scale)
+        print("held-out frames: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+    print(f"wrote {out / MODEL} (agrees with torch to {parity.worst:.1e} relative)")
+    return out / MODEL
+
+
+def export_run(
+    run: Path, path: Path, *, validation: dict[str, float] | None = None, covariance_scale: float | None = None
+) -> Parity:
+    """Export a run's checkpoint; what was measured on held-out frames comes from the run's model where it has one."""
+    config = load_config(run / CONFIG)
+    state = read_checkpoint(run)
+    measured = run / "validation.json"
+    if validation is not None:
+        content = {"validation": validation, "covariance_scale": covariance_scale}
+        write_atomic(measured, json.dumps(content, indent=1).encode())
+    elif measured.is_file():
+        content = json.loads(measured.read_text())
+        validation, covariance_scale = content["validation"], content["covariance_scale"]
+    network = StructPoseNetwork(config.network)
+    network.load_state_dict(state["network"])
+    weighting = config.pose.correspondence_weighting and state["progress"]["epochs_done"] > config.geometry.epochs
+    return export_model(
+        network,
+        _contract(config, state, validation or {}, covariance_scale or 1.0),
+        path,
+        correspondence_weighting=weighting,
+    )
+
+
+def read_checkpoint(run: Path) -> dict[str, Any]:
+    """Read a run's checkpoint: tensors and plain values, never code."""
+    path = run / CHECKPOINT
+    if not path.is_file():
+        raise ConfigError(f"expected a training run with {CHECKPOINT} in {run}, got nothing")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(f"expected a readable checkpoint at {path}, got: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def _contract(
+    config: TrainingConfig, state: dict[str, Any], validation: dict[str, float], covariance_scale: float
+) -> ModelContract:
+    statistics = {key: value.tolist() for key, value in state["statistics"].items()}
+    camera = Camera(**{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])})
+    return ModelContract(
+        dataset=state["recording"]["name"],
+        input_width=config.input.width,
+        input_height=config.input.height,
+        stride=STRIDE,
+        normalization_mean=data.IMAGENET_MEAN,
+        normalization_std=data.IMAGENET_STD,
+        scene_mean=tuple(statistics["scene_mean"]),
+        depth_scale=statistics["depth_scale"],
+        map_min=tuple(statistics["map_min"]),
+        map_max=tuple(statistics["map_max"]),
+        training_camera=camera.resized(config.input.width, config.input.height),
+        alignment=config.alignment,
+        covariance_scale=covariance_scale,
+        validation=validation,
+        network=config.network.backbone,
+        config_digest=config.digest(),
+        producer=f"structpose_ros {__version__}",
+    )
+
+
+def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
+    """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
+    from structpose_ros.network import OnnxNetwork
+    from structpose_ros.relocalizer import Relocalizer
+
+    outcomes, _ = evaluate_frames(
+        Relocalizer(OnnxNetwork(model, provider="cpu")), trainer.recording, trainer.validation_files, skip_bad=True
+    )
+    metrics = summarize(outcomes)
+    kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
+    nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
+    scale = float(np.mean(nees)) / 6.0 if nees else 1.0
+    return {key: float(metrics[key]) for key in kept if metrics[key] is not None}, max(scale, 1e-6)
+
+
+def _device(requested: str) -> torch.device:
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: expected a CUDA GPU, got none that torch can use (set device: auto or cpu)")
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(requested)
