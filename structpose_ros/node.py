@@ -86,9 +86,9 @@ class StructposeRelocalizer(LifecycleNode):
             path = Path(settings.model_path).expanduser()
             network = OnnxNetwork(path, settings.model_provider, settings.model_threads)
             relocalizer = Relocalizer(network, settings.gate)
-            contract = network.contract
-            blank = np.zeros((contract.input_height, contract.input_width, 3), dtype=np.uint8)
-            relocalizer.localize(blank, contract.training_camera)
+            camera = network.contract.training_camera
+            blank = np.zeros((camera.height, camera.width, 3), dtype=np.uint8)
+            relocalizer.localize(blank, camera)
         except ModelFileError as error:
             return self._unconfigured("bad_model", str(error))
         except ProviderError as error:
@@ -97,7 +97,7 @@ class StructposeRelocalizer(LifecycleNode):
             return self._unconfigured("bad_model", f"expected a model that runs, got: {one_line(error)}")
         self._relocalizer = relocalizer
         self._health.model_loaded(network.sha256, network.provider)
-        self.get_logger().info(f"model '{contract.dataset}' from {path}, running on {network.provider}")
+        self.get_logger().info(f"model '{network.contract.dataset}' from {path}, running on {network.provider}")
         return self._enter("inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
