@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import os
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from structpose_ros.camera import Camera
 from structpose_ros.messages import camera_info_from_camera
 from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording, read_color, write_atomic
+from structpose_ros.training.synthetic import render_demo
 
 LISTENER_DEADLINE = 60.0  # seconds to wait for a node that may still be loading its model
 
@@ -60,7 +62,7 @@ class DemoCamera(Node):
 def main(argv: list[str] | None = None) -> int:
     """Play a split of a recording once, or for ever with --loop."""
     parser = argparse.ArgumentParser(prog="demo_camera", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of posed frames")
+    parser.add_argument("--data", type=Path, help="folder of posed frames (default: the demo room, rendered once)")
     parser.add_argument("--split", default="test", choices=["train", "test"])
     parser.add_argument("--rate", type=float, default=10.0, help="frames per second")
     parser.add_argument("--frame-id", default="camera_optical_frame")
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--loop", action="store_true")
     arguments = parser.parse_args(remove_ros_args(sys.argv if argv is None else argv)[1:])
     try:
-        recording = open_recording(arguments.data)
+        recording = open_recording(arguments.data or _rendered_demo_room())
         files, _ = recording.files(arguments.split)
     except RecordingError as error:
         print(f"demo_camera: error: {error}", file=sys.stderr)
@@ -94,6 +96,14 @@ def main(argv: list[str] | None = None) -> int:
             write_atomic(arguments.stamps, ("\n".join(stamps) + "\n").encode())
         rclpy.try_shutdown()
     return 0
+
+
+def _rendered_demo_room() -> Path:
+    """Return the folder of the demo room's localisation tour, rendered into the user's cache at the first call."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "structpose_ros" / "demo_room"
+    render_demo(folder, tours=("localization",))
+    return folder
 
 
 class _Rate:
