@@ -13,7 +13,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent
-# A camera image is larger than Fast DDS's default shared memory; this profile of the publisher has room for it.
+# A camera image is larger than Fast DDS's default shared memory; this profile at the publisher has room.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 

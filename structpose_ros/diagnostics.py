@@ -37,7 +37,7 @@ class Condition:
 
 
 class Health:
-    """What happened so far. Written by the callbacks and the worker, read by diagnostics: every access is locked."""
+    """What happened so far. Thread-safe: the callbacks and the worker write, diagnostics reads."""
 
     def __init__(self, image_topic: str, model_path: str) -> None:
         self._lock = threading.Lock()
@@ -163,7 +163,7 @@ def diagnostic_array(
 
 
 class DiagnosticsPublisher:
-    """Publishes a node's health on /diagnostics: when asked to, and when the condition has changed. Thread-safe."""
+    """Publishes a node's health on /diagnostics: when asked, or when the condition changed. Thread-safe."""
 
     def __init__(self, node: Node, health: Health) -> None:
         self._node = node

@@ -21,7 +21,7 @@ from structpose_ros.messages import (
 
 
 class InputReason(Enum):
-    """Why a frame was refused before any pose was tried. The values stand in diagnostics beside `RejectReason`'s."""
+    """Why a frame was refused before any pose was tried; in diagnostics, beside `RejectReason`."""
 
     BAD_IMAGE = "bad_image"
     NO_CAMERA_INFO = "no_camera_info"
@@ -50,8 +50,8 @@ class FrameInput:
 class CameraInfos:
     """The last CameraInfo messages by stamp.
 
-    A driver publishes an image and then its CameraInfo, so the match may arrive just after the image. It is waited
-    for, but only while the stream keeps matching: one that never does must not delay every frame.
+    A driver publishes an image and then its CameraInfo, so the match may arrive just after the image. It is
+    waited for, but only while the stream keeps matching: one that never does must not delay every frame.
     """
 
     CAPACITY = 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ def _high_byte(pixels: Pixels) -> npt.NDArray[np.integer]:
     return np.asarray(cv2.cvtColor((pixels >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB))
 
 
-# 8UC1 and 8UC3 name no colours; OpenCV's order (grey, BGR) is what RViz takes them for as well. OpenCV names a Bayer
-# pattern after its second row's second and third pixel, ROS after the first row's first two and the second row's.
+# 8UC1 and 8UC3 name no colours: they are taken for grey and BGR, as OpenCV and RViz do. ROS names a Bayer
+# pattern after the first two pixels of its first two rows, OpenCV after the second and third of its second.
 _ENCODINGS = {
     "rgb8": _Encoding(3, lambda pixels: pixels),
     "bgr8": _Encoding(3, _opencv(cv2.COLOR_BGR2RGB)),
@@ -127,18 +128,18 @@ def _image_by_cv_bridge(message: Image) -> ImageRgb:
 
 
 def camera_from_info(message: CameraInfo) -> Camera:
-    """Return the camera of the images that come with this CameraInfo: K and D, then region of interest and binning.
+    """Return the camera of the images that come with this CameraInfo: K and D, then region and binning.
 
-    K belongs to the full resolution; the region of interest is in its pixels and is cut before binning (REP 104).
+    K belongs to the full resolution; the region of interest is in its pixels and is cut out before binning.
 
     Raises:
         CameraError: the camera is not calibrated, or its model, coefficients or region are not usable.
     """
-    k = np.asarray(message.k, dtype=np.float64)
-    if not k.any():
+    k = [float(value) for value in message.k]
+    if not any(k):
         raise CameraError("expected a calibrated camera, got K with zeros only: the camera is uncalibrated")
-    if not np.isfinite(k).all():
-        raise CameraError(f"expected a calibrated camera, got K with NaN or infinity: {k.tolist()}")
+    if not all(map(math.isfinite, k)):
+        raise CameraError(f"expected a calibrated camera, got K with NaN or infinity: {k}")
     if abs(k[1]) > 1e-6 * abs(k[0]):
         raise CameraError(f"expected K without skew, got K[0][1] = {k[1]}")
     model, distortion = _distortion(message)
@@ -161,9 +162,10 @@ def _distortion(message: CameraInfo) -> tuple[str, tuple[float, ...]]:
     model, distortion = message.distortion_model, tuple(float(value) for value in message.d)
     if not model and not any(distortion):
         return "plumb_bob", ()
-    # Some drivers send more coefficients than the model has (OpenCV's rational model can have 14): zeros say nothing.
-    while distortion and distortion[-1] == 0.0 and len(distortion) not in COEFFICIENTS.get(model, ()):
-        distortion = distortion[:-1]
+    # Some drivers send as many coefficients as OpenCV's rational model can have, 14: zeros say nothing.
+    longest = max(COEFFICIENTS.get(model, (0,)))
+    if not any(distortion[longest:]):
+        distortion = distortion[:longest]
     return model, distortion
 
 
@@ -222,7 +224,7 @@ def point_cloud(
     stamp: Time,
     frame: str,
 ) -> PointCloud2:
-    """Return a cloud of points (N, 3) in metres with colours (N, 3) RGB and weights (N,); all fields are float32.
+    """Return a cloud of points (N, 3) in metres with colours (N, 3) RGB and weights (N,), all as float32.
 
     `rgb` holds the bytes 0 R G B of an integer as a float32, which is how PCL and RViz want it.
     """

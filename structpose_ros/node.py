@@ -51,7 +51,7 @@ class _Arrival:
 
 
 class StructposeRelocalizer(LifecycleNode):
-    """Configured: a model is loaded. Active: images are localised. It brings itself up unless `autostart` is false."""
+    """Configured: a model is loaded. Active: images are localised. Comes up by itself unless told not to."""
 
     def __init__(self, **node_options: Any) -> None:
         """Declare the parameters and create the publishers.
@@ -93,11 +93,13 @@ class StructposeRelocalizer(LifecycleNode):
             return self._unconfigured("bad_model", str(error))
         except ProviderError as error:
             return self._unconfigured("bad_provider", str(error))
-        except Exception as error:  # noqa: BLE001  a model that fails to run, in the runtime's own words
+        except Exception as error:
             return self._unconfigured("bad_model", f"expected a model that runs, got: {one_line(error)}")
         self._relocalizer = relocalizer
         self._health.model_loaded(network.sha256, network.provider)
-        self.get_logger().info(f"model '{network.contract.dataset}' from {path}, running on {network.provider}")
+        self.get_logger().info(
+            f"model '{network.contract.dataset}' from {path}, running on {network.provider}"
+        )
         return self._enter("inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -173,7 +175,7 @@ class StructposeRelocalizer(LifecycleNode):
             self._localize(arrival)
         except InputError as error:
             self._reject(error.reason.value, str(error), Level.ERROR)
-        except Exception as error:  # noqa: BLE001  one frame must not end the node
+        except Exception as error:
             self._reject("internal_error", one_line(error), Level.ERROR)
         self._diagnostics.publish_if_changed()
 

@@ -25,7 +25,7 @@ class Outputs:
         self._tf = TransformBroadcaster(node) if settings.tf_mode == "map_to_camera" else None
 
     def publish(self, result: Result, header: Header, camera_frame: str) -> None:
-        """Publish an accepted result; `header` is the image's. What costs work is made only when someone listens."""
+        """Publish an accepted result; `header` is the image's. The cloud only for who listens."""
         assert result.estimate is not None, "accepted without an estimate"
         map_from_camera = result.estimate.map_from_camera
         self._pose.publish(pose_stamped(map_from_camera, header.stamp, self._map_frame))

@@ -11,7 +11,7 @@ PACKAGE = "structpose_ros"
 def share_path(*parts: str) -> Path:
     """Return the path of a file or folder of the package's share.
 
-    The sourced ROS 2 workspace comes first, then the Python environment (`pip install .`), then the source checkout.
+    The sourced workspace comes first, then the Python environment (`pip install .`), then the checkout.
 
     Raises:
         FileNotFoundError: none of them has it.

@@ -29,7 +29,7 @@ def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = 
     except ParameterError as error:
         get_logger(name).fatal(str(error))
         return EXIT_BAD_START
-    except Exception as error:  # noqa: BLE001  rclpy's errors about arguments and files have no common base
+    except Exception as error:
         get_logger(name).fatal(f"expected usable ROS arguments, got: {one_line(error)}")
         return EXIT_BAD_START
     _spin(node, stopping)
@@ -46,7 +46,7 @@ def _spin(node: Node, stopping: threading.Event) -> None:
         try:
             while not stopping.is_set():
                 executor.spin_once()
-        except BaseException as error:  # noqa: BLE001  raised again below
+        except BaseException as error:
             failures.append(error)
             stopping.set()
 

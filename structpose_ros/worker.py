@@ -22,7 +22,7 @@ class NewestWorker(Generic[Item]):
         self._thread.start()
 
     def offer(self, item: Item) -> bool:
-        """Hand over `item` for the thread's next turn, at once. Returns whether a waiting item was dropped for it."""
+        """Hand over `item` for the next turn, at once. Returns whether a waiting item was dropped for it."""
         with self._changed:
             dropped = self._waiting is not None
             self._waiting = item

@@ -1,4 +1,4 @@
-"""ROS 2 in tests: a domain for each test, a node as a process, a peer that waits on events with a deadline."""
+"""ROS 2 in tests: a domain for each test, the node as a process, a peer that waits with a deadline."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from structpose_ros.camera import Camera
+
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 20.0  # seconds; only a failing test waits this long
-RESEND = 0.25  # seconds until an unanswered image is sent again: a best-effort reader may not have matched yet
+RESEND = (
+    0.25  # seconds until an unanswered image is sent again: a best-effort reader may not have matched yet
+)
 CAMERA_FRAME = "test_camera_optical"
 DOMAINS = 100  # 1 .. 100; above 101 the ports of Linux's ephemeral range begin
 
@@ -64,11 +68,12 @@ def image_message(pixels: np.ndarray, encoding: str = "rgb8", frame_id: str = CA
     return message
 
 
-def camera_info_message(width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> CameraInfo:
-    """Return a CameraInfo of a camera without distortion."""
-    message = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
+def camera_info_message(camera: Camera) -> CameraInfo:
+    """Return the CameraInfo of a camera."""
+    message = CameraInfo(width=camera.width, height=camera.height)
     message.header = Header(frame_id=CAMERA_FRAME)
-    message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+    message.k = camera.matrix.ravel()
+    message.distortion_model, message.d = camera.distortion_model, list(camera.distortion)
     return message
 
 
@@ -169,7 +174,9 @@ class Peer:
         self._images.publish(image)
         return self._next
 
-    def send_until(self, happened: Callable[[], Any], what: str, image: Image, info: CameraInfo | None) -> list[int]:
+    def send_until(
+        self, happened: Callable[[], Any], what: str, image: Image, info: CameraInfo | None
+    ) -> list[int]:
         """Publish an image again and again until `happened()`; return the stamps."""
         until = time.monotonic() + DEADLINE
         stamps = []

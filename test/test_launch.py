@@ -35,7 +35,7 @@ ARGUMENTS = {
 def load(name: str) -> ModuleType:
     """Import a launch file, or skip where launch is not installed."""
     pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation only")
-    spec = importlib.util.spec_from_file_location(name.split(".")[0], ROOT / "launch" / name)
+    spec = importlib.util.spec_from_file_location(name.split(".", maxsplit=1)[0], ROOT / "launch" / name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -70,14 +70,18 @@ def overrides_of(node: dict[str, Any]) -> dict[str, str]:
 
 def test_relocalize_declares_the_arguments() -> None:
     """Each is described, and each has a default, so that none is required."""
-    declared = {item.name: item for item in load(RELOCALIZE).generate_launch_description().get_launch_arguments()}
+    declared = {
+        item.name: item for item in load(RELOCALIZE).generate_launch_description().get_launch_arguments()
+    }
     assert declared.keys() == ARGUMENTS
     for argument in declared.values():
         assert argument.description
         assert argument.default_value is not None
 
 
-def test_relocalize_by_default_starts_the_node_with_the_params_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relocalize_by_default_starts_the_node_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What an argument doesn't say stays as the params file says."""
     nodes = started(RELOCALIZE, monkeypatch)
     assert nodes.keys() == {"structpose_relocalizer"}
@@ -122,7 +126,9 @@ def test_relocalize_takes_camera_info_elsewhere(monkeypatch: pytest.MonkeyPatch)
 
 def test_relocalize_opens_rviz_on_the_nodes_topics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every topic that the RViz config shows is led to the node's."""
-    nodes = started(RELOCALIZE, monkeypatch, rviz="true", namespace="robot1", image="cam/image", map_frame="site")
+    nodes = started(
+        RELOCALIZE, monkeypatch, rviz="true", namespace="robot1", image="cam/image", map_frame="site"
+    )
     rviz = nodes["rviz2"]
     assert rviz["arguments"] == ["-d", str(ROOT / "config" / "relocalize.rviz"), "-f", "site"]
     assert dict(rviz["remappings"]) == {

@@ -43,6 +43,7 @@ from structpose_ros.geometry import (
 )
 from structpose_ros.worker import NewestWorker
 
+Start = Callable[..., NodeProcess]
 MAP_FROM_CAMERA = transform(rotation_from_vector([0.3, -1.1, 0.7]), [2.5, -1.25, 0.75])
 POINTS_TOPIC = "/structpose_relocalizer/points"
 
@@ -65,8 +66,7 @@ def blinding_image() -> Image:
 
 def good_info() -> CameraInfo:
     """The training camera's CameraInfo."""
-    camera = TRAINING_CAMERA
-    return camera_info_message(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+    return camera_info_message(TRAINING_CAMERA)
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
 
     def starter(**parameters: object) -> NodeProcess:
         log = tmp_path / f"node{len(started)}.log"
-        started.append(NodeProcess(domain, log, **{"model.provider": "cpu", "model.threads": 1, **parameters}))
+        started.append(
+            NodeProcess(domain, log, **{"model.provider": "cpu", "model.threads": 1, **parameters})
+        )
         return started[-1]
 
     yield starter
@@ -115,9 +117,7 @@ def localize(peer: Peer) -> list[int]:
     return peer.send_until(lambda: len(peer.poses) > before, "a pose", good_image(), good_info())
 
 
-def test_a_frame_is_answered_with_the_models_pose(
-    peer: Peer, start: Callable[..., NodeProcess], model: Path
-) -> None:
+def test_a_frame_is_answered_with_the_models_pose(peer: Peer, start: Start, model: Path) -> None:
     """Pose, TF and points carry the known pose, the image's stamp and the right frames."""
     clouds: list[PointCloud2] = []
     peer.node.create_subscription(PointCloud2, POINTS_TOPIC, clouds.append, 10)
@@ -154,7 +154,7 @@ def test_a_frame_is_answered_with_the_models_pose(
     assert (blue == 40).all()
 
 
-def test_nothing_is_published_on_rejection(peer: Peer, start: Callable[..., NodeProcess], model: Path) -> None:
+def test_nothing_is_published_on_rejection(peer: Peer, start: Start, model: Path) -> None:
     """A rejected frame leaves a reason in diagnostics and no pose; the next good one is answered."""
     start(**{"model.path": model})
     good = localize(peer)
@@ -201,8 +201,8 @@ def bad_frames() -> dict[str, tuple[str, str, Image, CameraInfo | None]]:
     }
 
 
-def test_each_bad_input_is_named_and_survived(peer: Peer, start: Callable[..., NodeProcess], model: Path) -> None:
-    """Each gives its reason and one log line; after each the node still localises, and only good frames have poses."""
+def test_each_bad_input_is_named_and_survived(peer: Peer, start: Start, model: Path) -> None:
+    """Each gives its reason and a log line; after each the node still localises, good frames alone."""
     process = start(**{"model.path": model})
     peer.wait_for_reason("no_image")
     peer.send_until(lambda: peer.reason() == "no_camera_info", "no_camera_info", good_image(), None)
@@ -223,9 +223,7 @@ def test_each_bad_input_is_named_and_survived(peer: Peer, start: Callable[..., N
         assert any(f"no pose: {reason}: expected" in line for line in lines), process.log
 
 
-def test_a_camera_info_of_another_stamp_is_used_and_said(
-    peer: Peer, start: Callable[..., NodeProcess], model: Path
-) -> None:
+def test_a_camera_info_of_another_stamp_is_used_and_said(peer: Peer, start: Start, model: Path) -> None:
     """The latest CameraInfo serves when none has the image's stamp, and diagnostics warns."""
     start(**{"model.path": model})
     localize(peer)
@@ -238,9 +236,9 @@ def test_a_camera_info_of_another_stamp_is_used_and_said(
 
 
 def test_the_newest_image_is_answered_and_older_ones_dropped(
-    peer: Peer, start: Callable[..., NodeProcess], tmp_path: Path
+    peer: Peer, start: Start, tmp_path: Path
 ) -> None:
-    """Under a burst of images faster than the network, the last one is answered, and not all before it are."""
+    """Of a burst of images faster than the network, the last is answered, and not all before it are."""
     large = contract(input_width=WIDTH * 12, input_height=HEIGHT * 12)
     start(**{"model.path": write_model(tmp_path / "large.onnx", MAP_FROM_CAMERA, large)})
     localize(peer)
@@ -255,7 +253,7 @@ def test_the_newest_image_is_answered_and_older_ones_dropped(
     assert values["frames_processed"] == values["frames_accepted"]
 
 
-def test_diagnostics_say_what_runs(peer: Peer, start: Callable[..., NodeProcess], model: Path) -> None:
+def test_diagnostics_say_what_runs(peer: Peer, start: Start, model: Path) -> None:
     """State, counts, latencies per stage, model hash and provider; again every second without being asked."""
     import hashlib
 
@@ -308,7 +306,7 @@ def of_another_version(path: Path) -> None:
 )
 def test_an_unusable_model_file_is_named_and_the_node_stays_up(
     peer: Peer,
-    start: Callable[..., NodeProcess],
+    start: Start,
     model: Path,
     spoil: Callable[[Path], None],
     line: str,
@@ -329,7 +327,7 @@ def test_an_unusable_model_file_is_named_and_the_node_stays_up(
     assert process.stop() == 0
 
 
-def test_a_provider_that_cannot_run_is_named(peer: Peer, start: Callable[..., NodeProcess], model: Path) -> None:
+def test_a_provider_that_cannot_run_is_named(peer: Peer, start: Start, model: Path) -> None:
     """As with a model file: the reason stands in diagnostics and the node stays up."""
     import onnxruntime
 
@@ -348,9 +346,7 @@ def test_a_provider_that_cannot_run_is_named(peer: Peer, start: Callable[..., No
         ({"tf.mode": "map"}, "'tf.mode': expected one of 'map_to_camera', 'none', got 'map'"),
     ],
 )
-def test_a_bad_parameter_stops_the_start(
-    start: Callable[..., NodeProcess], parameters: dict[str, object], line: str
-) -> None:
+def test_a_bad_parameter_stops_the_start(start: Start, parameters: dict[str, object], line: str) -> None:
     """One line says what was expected, and the exit code is not zero."""
     process = start(**parameters)
     assert process.process.wait(20) == 2
@@ -360,7 +356,7 @@ def test_a_bad_parameter_stops_the_start(
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_signal_ends_the_node_cleanly(
-    peer: Peer, start: Callable[..., NodeProcess], model: Path, number: int, times: int
+    peer: Peer, start: Start, model: Path, number: int, times: int
 ) -> None:
     """Exit code 0 and no traceback, also when the terminal and launch both send it."""
     process = start(**{"model.path": model})
@@ -374,7 +370,7 @@ def change_state(peer: Peer, transition: int) -> bool:
     return bool(peer.call(ChangeState, "/structpose_relocalizer/change_state", request).success)
 
 
-def test_a_lifecycle_manager_can_drive_it(peer: Peer, start: Callable[..., NodeProcess], model: Path) -> None:
+def test_a_lifecycle_manager_can_drive_it(peer: Peer, start: Start, model: Path) -> None:
     """Without autostart it waits; it localises only while active, and can come back."""
     process = start(**{"model.path": model, "autostart": "false"})
     assert peer.wait_for_reason("unconfigured").level == b"\x01"
@@ -395,7 +391,7 @@ def test_a_lifecycle_manager_can_drive_it(peer: Peer, start: Callable[..., NodeP
     assert process.stop() == 0
 
 
-def test_the_endpoints_match_what_robots_use(peer: Peer, start: Callable[..., NodeProcess], model: Path) -> None:
+def test_the_endpoints_match_what_robots_use(peer: Peer, start: Start, model: Path) -> None:
     """Sensor data is taken best effort with depth 1; what is published is reliable."""
     start(**{"model.path": model, "tf.mode": "none"})
     localize(peer)
@@ -423,7 +419,9 @@ def test_frames_come_from_the_parameters(domain: int, model: Path) -> None:
         peer = Peer(context)
         node = StructposeRelocalizer(context=context, parameter_overrides=overrides)
         peer._executor.add_node(node)
-        peer.send_until(lambda: peer.transforms, "a transform", image_message(gradient(), frame_id=""), good_info())
+        peer.send_until(
+            lambda: peer.transforms, "a transform", image_message(gradient(), frame_id=""), good_info()
+        )
         assert peer.transforms[0].transforms[0].header.frame_id == "site"
         assert peer.transforms[0].transforms[0].child_frame_id == "renamed_optical"
         peer._executor.remove_node(node)
