@@ -9,14 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from structpose_ros.contract import ModelFileError
 from structpose_ros.demo.report import build_report, print_summary
-from structpose_ros.resources import find_shared_file
+from structpose_ros.resources import share_path
 from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.synthetic import render_demo
 
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--provider", default="auto", choices=["auto", "tensorrt", "cuda", "cpu"])
     arguments = parser.parse_args()
     try:
-        model = arguments.model or find_shared_file("models/demo_room.onnx")
+        model = arguments.model or share_path("models", "demo_room.onnx")
         data = arguments.data
         if data is None:
             data = arguments.out / "room"
@@ -57,22 +57,21 @@ def main() -> int:
     return 0
 
 
-def play(model: Path, data: Path, out: Path, rate: float, provider: str) -> None:
-    """Run the three processes until the recording has been played.
+def play(
+    model: Path, data: Path, out: Path, rate: float, provider: str, parameters: Mapping[str, str] | None = None
+) -> None:
+    """Run the three processes until the recording has been played; `parameters` go to the node beside the model.
 
     Leaves stamps.csv (camera) and recorded.json (recorder) in `out`, and the logs of all three.
     """
     python = [sys.executable, "-m"]
+    given = {"model.path": str(model.resolve()), "model.provider": provider, **(parameters or {})}
+    assignments = [part for name, value in given.items() for part in ("-p", f"{name}:={value}")]
     recorded = out / "recorded.json"
     recorded.unlink(missing_ok=True)
     with (
         _process([*python, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder") as recorder,
-        _process(
-            [*python, "structpose_ros.node", "--ros-args", "-p", f"model.path:={model.resolve()}"]
-            + ["-p", f"model.provider:={provider}"],
-            out,
-            "node",
-        ) as node,
+        _process([*python, "structpose_ros.node", "--ros-args", *assignments], out, "node") as node,
     ):
         _wait_for_line(recorder, out / "recorder.log")
         command = [*python, "structpose_ros.demo.camera", "--data", str(data), "--rate", str(rate)]
@@ -111,7 +110,7 @@ def _environment() -> dict[str, str]:
     environment = dict(os.environ)
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_DOMAIN_ID", str(30 + os.getpid() % 60))
-    profile = find_shared_file("config/fastdds_shm.xml")
+    profile = share_path("config", "fastdds_shm.xml")
     environment.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
