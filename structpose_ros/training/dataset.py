@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -136,6 +137,11 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
             "half_depth": torch.from_numpy(view.view_depth(half.depth, half_rays)[None].astype(np.float32)),
             "map_from_camera": torch.from_numpy(map_from_view),
         }
+
+
+def start_worker(_: int) -> None:
+    """Prepare a loader's worker: OpenCV's thread pool does not survive the fork, and would share the cores anyway."""
+    cv2.setNumThreads(0)
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, BatchLabels]:
