@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -140,8 +141,12 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def start_worker(_: int) -> None:
-    """Prepare a loader's worker: OpenCV's thread pool does not survive the fork, and would share the cores anyway."""
+    """Prepare a loader's worker: one thread, as OpenCV's pool does not survive a fork, on any core.
+
+    A parent whose OpenMP threads are bound to cores (OMP_PROC_BIND) would pass on its own one core.
+    """
     cv2.setNumThreads(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, BatchLabels]:
