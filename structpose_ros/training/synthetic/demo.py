@@ -153,6 +153,7 @@ def render_jobs(jobs: Sequence[Job], camera: Pinhole, seed: int, workers: int, p
         if workers == 1 or len(jobs) < 4:
             with one_thread():
                 report(map(partial(render_frame, setup), jobs), len(jobs), progress)
+            _renderers.clear()  # the atlas is large, and this process goes on
             return
         # Forking a process that has started threads (OpenCV, a progress bar…) can hang: always spawn.
         context = multiprocessing.get_context("spawn")
@@ -177,8 +178,10 @@ def one_thread() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own: the processes already use the cores."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(before)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 _worker_setup: list[Setup] = []
