@@ -31,7 +31,9 @@ def network_cost(config: TrainingConfig) -> dict[str, dict[str, float]]:
         def hook(module: nn.Module, _: Any, output: torch.Tensor) -> None:
             weight = module.weight
             # A transposed convolution applies its kernel once per input cell, a plain one once per output cell.
-            cells = output[0, 0].numel() // (module.stride[0] ** 2 if isinstance(module, nn.ConvTranspose2d) else 1)
+            cells = output[0, 0].numel() // (
+                module.stride[0] ** 2 if isinstance(module, nn.ConvTranspose2d) else 1
+            )
             macs[name] = macs.get(name, 0) + weight.numel() * cells
 
         return hook
@@ -44,7 +46,9 @@ def network_cost(config: TrainingConfig) -> dict[str, dict[str, float]]:
         output = network(torch.zeros(1, 3, height, width))
         points = torch.zeros(1, 3, height // STRIDE, width // STRIDE)
         network.correspondence_weights(output.scene_coordinates, points)
-    parameters = {name: sum(p.numel() for p in child.parameters()) for name, child in network.named_children()}
+    parameters = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in network.named_children()
+    }
     costs = {
         part: {
             "gmac": sum(macs.get(name, 0) for name in names) / 1e9,

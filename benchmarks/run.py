@@ -59,7 +59,9 @@ def bench_alignment() -> dict[str, Any]:
     """Time one solve and the robust solve against SciPy's and against OpenCV's PnP with RANSAC."""
     pixels, points_in_camera, points_in_map = correspondences()
     ones = np.ones(POINTS)
-    plain = timed(lambda: align(points_in_camera, points_in_map, ones, AlignmentOptions(robust_rounds=0)), 300)
+    plain = timed(
+        lambda: align(points_in_camera, points_in_map, ones, AlignmentOptions(robust_rounds=0)), 300
+    )
     robust = timed(lambda: align(points_in_camera, points_in_map, ones), 300)
     ransac = timed(
         lambda: cv2.solvePnPRansac(points_in_map, pixels, CAMERA.matrix, None, reprojectionError=8.0), 50, 3
@@ -111,9 +113,15 @@ def machine() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.processor(),
     )
-    return {"cpu": model, "cores": str(len(os.sched_getaffinity(0))), "python": platform.python_version(), **versions}
+    return {
+        "cpu": model,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def _cpuinfo() -> list[str]:
@@ -134,7 +142,9 @@ def main() -> None:
     write_metrics(arguments.out / "summary.json", summary)
     for key, value in summary.items():
         if isinstance(value, dict) and "p50" in value:
-            print(f"{key:<28}{value['p50']:>10.3f} ms p50 {value['p99']:>10.3f} ms p99 {value['samples']:>6} samples")
+            print(
+                f"{key:<28}{value['p50']:>10.3f} ms p50 {value['p99']:>10.3f} ms p99 {value['samples']:>6} samples"
+            )
         elif isinstance(value, float):
             print(f"{key:<28}{value:>10.2f}")
     print(f"machine: {summary['machine']}\nwrote {arguments.out / 'summary.json'}")
