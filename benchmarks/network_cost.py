@@ -30,7 +30,7 @@ def network_cost(config: TrainingConfig) -> dict[str, dict[str, float]]:
     def count(name: str) -> Any:
         def hook(module: nn.Module, _: Any, output: torch.Tensor) -> None:
             weight = module.weight
-            # A transposed convolution applies its kernel once per input cell, a plain one once per output cell.
+            # Kernels are applied once per output cell, those of transposed convolutions once per input cell.
             cells = output[0, 0].numel() // (
                 module.stride[0] ** 2 if isinstance(module, nn.ConvTranspose2d) else 1
             )

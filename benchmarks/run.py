@@ -44,7 +44,7 @@ def timed(action: Callable[[], object], repeats: int, warm_up: int = 10) -> dict
 
 
 def correspondences() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pixels (N, 2), camera points and map points (N, 3) m of a known pose; 30 % of the map points are off."""
+    """Return pixels (N, 2), camera and map points (N, 3) m of a known pose; 30 % of the map points are off."""
     random = np.random.default_rng(0)
     pixels = random.uniform([0, 0], [639, 479], size=(POINTS, 2))
     points_in_camera = CAMERA.rays(pixels) * random.uniform(1.0, 4.0, size=(POINTS, 1))
@@ -142,9 +142,8 @@ def main() -> None:
     write_metrics(arguments.out / "summary.json", summary)
     for key, value in summary.items():
         if isinstance(value, dict) and "p50" in value:
-            print(
-                f"{key:<28}{value['p50']:>10.3f} ms p50 {value['p99']:>10.3f} ms p99 {value['samples']:>6} samples"
-            )
+            times = f"{value['p50']:>10.3f} ms p50 {value['p99']:>10.3f} ms p99"
+            print(f"{key:<28}{times} {value['samples']:>6} samples")
         elif isinstance(value, float):
             print(f"{key:<28}{value:>10.2f}")
     print(f"machine: {summary['machine']}\nwrote {arguments.out / 'summary.json'}")
