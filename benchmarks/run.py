@@ -44,7 +44,7 @@ def timed(action: Callable[[], object], repeats: int, warm_up: int = 10) -> dict
 
 
 def correspondences() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pixels (N, 2), camera and map points (N, 3) m of a known pose; 30 % of the map points are off."""
+    """Return pixels (N, 2), camera and map points (N, 3) m of a known pose; 30 % of them are off."""
     random = np.random.default_rng(0)
     pixels = random.uniform([0, 0], [639, 479], size=(POINTS, 2))
     points_in_camera = CAMERA.rays(pixels) * random.uniform(1.0, 4.0, size=(POINTS, 1))
