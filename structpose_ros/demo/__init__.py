@@ -1,1 +1,1 @@
-"""The demonstration: a recording played as a real camera into the real node, and a report of what came out."""
+"""The demonstration: a recording played as a real camera into the real node, and a report of the outcome."""

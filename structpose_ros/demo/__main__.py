@@ -1,4 +1,4 @@
-"""`make demo`: three processes over DDS (camera, node, recorder), then a table, report.json and report.png."""
+"""`make demo`: three processes over DDS (camera, node, recorder); then a table, a report and a picture."""
 
 from __future__ import annotations
 
@@ -58,11 +58,17 @@ def main() -> int:
 
 
 def play(
-    model: Path, data: Path, out: Path, rate: float, provider: str, parameters: Mapping[str, str] | None = None
+    model: Path,
+    data: Path,
+    out: Path,
+    rate: float,
+    provider: str,
+    parameters: Mapping[str, str] | None = None,
 ) -> None:
-    """Run the three processes until the recording has been played; `parameters` go to the node beside the model.
+    """Run the three processes until the recording has been played.
 
-    Leaves stamps.csv (camera) and recorded.json (recorder) in `out`, and the logs of all three.
+    `parameters` go to the node beside the model. Leaves
+    stamps.csv (camera) and recorded.json (recorder) in `out`, and the logs of all three.
     """
     python = [sys.executable, "-m"]
     given = {"model.path": str(model.resolve()), "model.provider": provider, **(parameters or {})}
@@ -70,7 +76,9 @@ def play(
     recorded = out / "recorded.json"
     recorded.unlink(missing_ok=True)
     with (
-        _process([*python, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder") as recorder,
+        _process(
+            [*python, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder"
+        ) as recorder,
         _process([*python, "structpose_ros.node", "--ros-args", *assignments], out, "node") as node,
     ):
         _wait_for_line(recorder, out / "recorder.log")
@@ -78,10 +86,14 @@ def play(
         with _process([*command, "--stamps", str(out / "stamps.csv")], out, "camera") as camera:
             while camera.poll() is None:
                 if node.poll() is not None:
-                    raise DemoError(f"expected the node to run, but it ended with {node.returncode}: {out}/node.log")
+                    raise DemoError(
+                        f"expected the node to run, but it ended with {node.returncode}: {out}/node.log"
+                    )
                 _pause(0.1)
             if camera.returncode:
-                raise DemoError(f"expected the camera to play, but it ended with {camera.returncode}: {out}/camera.log")
+                raise DemoError(
+                    f"expected the camera to play, but it ended with {camera.returncode}: {out}/camera.log"
+                )
         _pause(DRAIN)
     if not recorded.is_file():
         raise DemoError(f"expected the recorder to write {recorded}, got nothing: {out}/recorder.log")
@@ -120,7 +132,9 @@ def _wait_for_line(process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_DEADLINE
     while "listening" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoError(f"expected the recorder to find the node within {START_DEADLINE:.0f} s: see {log.parent}/*.log")
+            raise DemoError(
+                f"expected the node to be found within {START_DEADLINE:.0f} s: see {log.parent}/*.log"
+            )
         _pause(0.05)
 
 

@@ -18,14 +18,20 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from structpose_ros.camera import Camera
 from structpose_ros.messages import camera_info_from_camera
-from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording, read_color, write_atomic
+from structpose_ros.training.frames import (
+    FrameFiles,
+    RecordingError,
+    open_recording,
+    read_color,
+    write_atomic,
+)
 from structpose_ros.training.synthetic import render_demo
 
 LISTENER_DEADLINE = 60.0  # seconds to wait for a node that may still be loading its model
 
 
 class DemoCamera(Node):
-    """Publishes `image` (rgb8) and `camera_info`; both are reliable, which best-effort subscribers match too."""
+    """Publishes `image` (rgb8) and `camera_info`, reliably, which best-effort subscribers match too."""
 
     def __init__(self, camera: Camera, frame_id: str) -> None:
         """Publish as `camera`, in the TF frame `frame_id`."""
@@ -62,7 +68,9 @@ class DemoCamera(Node):
 def main(argv: list[str] | None = None) -> int:
     """Play a split of a recording once, or for ever with --loop."""
     parser = argparse.ArgumentParser(prog="demo_camera", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of posed frames (default: the demo room, rendered once)")
+    parser.add_argument(
+        "--data", type=Path, help="folder of posed frames (default: the demo room, rendered once)"
+    )
     parser.add_argument("--split", default="test", choices=["train", "test"])
     parser.add_argument("--rate", type=float, default=10.0, help="frames per second")
     parser.add_argument("--frame-id", default="camera_optical_frame")
@@ -99,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _rendered_demo_room() -> Path:
-    """Return the folder of the demo room's localisation tour, rendered into the user's cache at the first call."""
+    """Return the folder of the demo room's localisation tour, rendered once into the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "structpose_ros" / "demo_room"
     render_demo(folder, tours=("localization",))

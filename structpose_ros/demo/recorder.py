@@ -1,4 +1,4 @@
-"""`demo_recorder`: a process of its own that notes each pose and when it came, as a robot's consumer would see it."""
+"""`demo_recorder`: a process that notes each pose and when it came, as a robot's consumer would see it."""
 
 from __future__ import annotations
 

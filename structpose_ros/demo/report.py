@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def build_report(model: Path, data: Path, out: Path, provider: str) -> dict[str,
         "network_ms": percentiles(run.network_ms),
         "transforms": recorded["transforms"],
         "diagnostics": recorded["diagnostics"],
-        "machine": f"{platform.machine()}, {platform.processor() or 'unknown processor'}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     }
     _draw(out / "report.png", run, report, recording, Relocalizer(network))
     write_metrics(out / "report.json", report)
@@ -74,14 +75,19 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
     rows = [
         ("frames played", str(report["frames"])),
         ("accepted", f"{report['accepted']} ({100 * report['accepted'] / report['frames']:.1f} %)"),
-        ("median error", f"{centimetres(report['median_position_m'])}, {degrees(report['median_rotation_deg'])}"),
+        (
+            "median error",
+            f"{centimetres(report['median_position_m'])}, {degrees(report['median_rotation_deg'])}",
+        ),
         ("within 5 cm and 5 deg", f"{100 * report['within_5cm_5deg']:.1f} %"),
         ("within 10 cm and 5 deg", f"{100 * report['within_10cm_5deg']:.1f} %"),
         ("image stamp to pose, p50/p95/p99", _milliseconds(latency)),
         ("bare network, p50/p95/p99", f"{_milliseconds(network)} on {report['provider']}"),
     ]
     if report["rejected"]:
-        rows.append(("without a pose", ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items())))
+        rows.append(
+            ("without a pose", ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items()))
+        )
     print()
     for name, value in rows:
         print(f"  {name:<34} {value}")
@@ -117,14 +123,18 @@ def _join(recording: Recording, stamps: Path, recorded: dict[str, Any], network:
 
 def _bare_network_ms(frame: Frame, recording: Recording, network: OnnxNetwork) -> float:
     contract = network.contract
-    image, camera = resize_image(frame.image_rgb, recording.camera, contract.input_width, contract.input_height)
+    image, camera = resize_image(
+        frame.image_rgb, recording.camera, contract.input_width, contract.input_height
+    )
     tensor, rays = normalized_tensor(image, contract), np.nan_to_num(camera.ray_grid(contract.stride))
     started = time.perf_counter()
     network.predict(tensor, rays)
     return 1e3 * (time.perf_counter() - started)
 
 
-def _draw(path: Path, run: Run, report: dict[str, Any], recording: Recording, relocalizer: Relocalizer) -> None:
+def _draw(
+    path: Path, run: Run, report: dict[str, Any], recording: Recording, relocalizer: Relocalizer
+) -> None:
     from structpose_ros.training import plots
 
     figure = plots.plt.figure(figsize=(17, 9.5), layout="constrained")
@@ -146,7 +156,7 @@ def _draw(path: Path, run: Run, report: dict[str, Any], recording: Recording, re
     rotation.set(xlabel="rotation error [deg]", title="cumulative error")
     latency = figure.add_subplot(right[1, :])
     spread = [*run.latency_ms, *run.network_ms]
-    bins = np.linspace(0, np.percentile(spread, 99.5) * 1.1, 60) if spread else 10
+    bins = np.linspace(0, np.percentile(spread, 99.5) * 1.1, 60).tolist() if spread else 10
     latency.hist(run.network_ms, bins=bins, alpha=0.7, label="bare network")
     latency.hist(run.latency_ms, bins=bins, alpha=0.7, label="image stamp to pose, other process")
     latency.set(xlabel="milliseconds", ylabel="frames", title="latency")
@@ -171,7 +181,15 @@ def _draw_map(axes: Any, run: Run, recording: Recording) -> None:
     estimated = np.array(
         [o.map_from_camera[:2, 3] if o.map_from_camera is not None else [np.nan] * 2 for o in run.outcomes]
     )
-    axes.plot(estimated[:, 0], estimated[:, 1], ".-", color="crimson", linewidth=0.8, markersize=5, label="estimated")
+    axes.plot(
+        estimated[:, 0],
+        estimated[:, 1],
+        ".-",
+        color="crimson",
+        linewidth=0.8,
+        markersize=5,
+        label="estimated",
+    )
     missing = true[[o.map_from_camera is None for o in run.outcomes]]
     axes.plot(missing[:, 0], missing[:, 1], "x", color="royalblue", label=f"no pose ({len(missing)})")
     axes.set(xlabel="x [m]", ylabel="y [m]", title="from above: the map, the true and the estimated camera")

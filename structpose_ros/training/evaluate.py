@@ -167,7 +167,9 @@ def _error_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
     def share(metres: float, degrees: float) -> float | None:
         return float(np.mean((position <= metres) & (rotation <= degrees))) if len(position) else None
 
-    def statistic(function: Callable[[npt.NDArray[np.float64]], Any], values: npt.NDArray[np.float64]) -> float | None:
+    def statistic(
+        function: Callable[[npt.NDArray[np.float64]], Any], values: npt.NDArray[np.float64]
+    ) -> float | None:
         return finite(function(values)) if len(values) else None
 
     return {
@@ -187,7 +189,9 @@ def _nees(
 ) -> float | None:
     if covariance is None or np.linalg.cond(covariance) > 1e12:
         return None
-    error = np.concatenate([estimated[:3, 3] - true[:3, 3], rotation_vector(estimated[:3, :3] @ true[:3, :3].T)])
+    error = np.concatenate(
+        [estimated[:3, 3] - true[:3, 3], rotation_vector(estimated[:3, :3] @ true[:3, :3].T)]
+    )
     return float(error @ np.linalg.solve(covariance, error))
 
 
@@ -203,7 +207,14 @@ def write_poses(path: Path, outcomes: Sequence[Outcome]) -> None:
     )
     for item in outcomes:
         estimated = [""] * 7 if item.map_from_camera is None else _pose_columns(item.map_from_camera)
-        head = [item.name, int(item.accepted), item.reject_reason, item.confidence, item.position_m, item.rotation_deg]
+        head = [
+            item.name,
+            int(item.accepted),
+            item.reject_reason,
+            item.confidence,
+            item.position_m,
+            item.rotation_deg,
+        ]
         writer.writerow([*head, *estimated, *_pose_columns(item.true_map_from_camera)])
     write_atomic(path, stream.getvalue().encode())
 
