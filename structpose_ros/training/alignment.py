@@ -2,7 +2,7 @@
 
 The gradient is that of the rotation as polar factor of the cross-covariance. Its denominators are sums of
 singular values only, so ties and rank 2 are harmless, unlike in the backward of a general SVD; where the
-rotation itself is about to flip (s2 + d s3 near 0) the denominator is floored: a gradient is large but finite.
+rotation itself is about to flip (s2 + d s3 near 0) the denominator is floored: gradients stay finite.
 """
 
 from __future__ import annotations
