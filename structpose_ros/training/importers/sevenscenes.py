@@ -1,8 +1,8 @@
 """7-Scenes as downloaded: Kinect frames whose depth is not registered and whose poses are the depth camera's.
 
-Shotton et al., "Scene coordinate regression forests", CVPR 2013. Focal lengths: depth 585 px, colour 525 px;
-principal point (320, 240). The depth-to-colour transform is that of Brachmann et al., "On the limits of pseudo
-ground truth in visual camera re-localisation", ICCV 2021; leaving it out costs 2.6 cm and 0.67 degrees.
+Shotton et al., "Scene coordinate regression forests", CVPR 2013. Focal length: depth 585 px, colour 525;
+principal point (320, 240). The depth-to-colour transform is that of Brachmann et al., "On the limits of
+pseudo ground truth in visual camera re-localisation", ICCV 2021; leaving it out costs 2.6 cm and 0.67 degrees.
 """
 
 from __future__ import annotations
