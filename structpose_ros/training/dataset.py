@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -136,6 +138,15 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
             "half_depth": torch.from_numpy(view.view_depth(half.depth, half_rays)[None].astype(np.float32)),
             "map_from_camera": torch.from_numpy(map_from_view),
         }
+
+
+def start_worker(_: int) -> None:
+    """Prepare a loader's worker: one thread, as OpenCV's pool does not survive a fork, on any core.
+
+    A parent whose OpenMP threads are bound to cores (OMP_PROC_BIND) would pass on its own one core.
+    """
+    cv2.setNumThreads(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, BatchLabels]:

@@ -118,7 +118,11 @@ class Trainer:
         losses = []
         batches = list(self._batches(epoch))
         loader = DataLoader(
-            self.views, batch_sampler=batches, collate_fn=data.collate, num_workers=self.config.workers
+            self.views,
+            batch_sampler=batches,
+            collate_fn=data.collate,
+            num_workers=self.config.workers,
+            worker_init_fn=data.start_worker,
         )
         for step, (images, labels) in enumerate(loader):
             if geometry:

@@ -1,0 +1,72 @@
+"""Build script: an ament_python package that `colcon build` and `pip install .` both understand."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = "structpose_ros"
+SHARE = f"share/{PACKAGE}"
+
+CPU = ["onnxruntime>=1.16"]
+GPU = ["onnxruntime-gpu>=1.16"]
+# Embree has wheels for x86-64 alone.
+DEMO = ["trimesh>=4", 'embreex>=2.17.7.post4; platform_machine == "x86_64"', "matplotlib>=3.6"]
+TRAINING = [*DEMO, "torch>=2.2", "onnx>=1.15", "rosbags>=0.10", "safetensors", "tqdm"]
+TEST = ["pytest>=7.4", "hypothesis>=6.90"]
+DEV = [
+    *TEST,
+    "pytest-xdist>=3.5",
+    "ruff",
+    "mypy>=1.8",
+    "types-PyYAML",
+    "rosless>=0.5",
+    "colcon-common-extensions",
+    "pre-commit",
+]
+
+
+def shared(folder: str, *patterns: str) -> tuple[str, list[str]]:
+    """Return the data_files entry that installs a folder's files under its name in the package's share."""
+    files = sorted(path for pattern in patterns for path in glob(f"{folder}/{pattern}"))
+    return f"{SHARE}/{folder}", files
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (SHARE, ["package.xml"]),
+        shared("launch", "*.launch.py"),
+        shared("config", "*.yaml", "*.rviz", "*.xml"),
+        shared("config/training", "*.yaml"),
+        shared("models", "*.*"),
+    ],
+    python_requires=">=3.10",
+    # On a robot these come from apt under other names. Nothing checks them when a program starts.
+    install_requires=["numpy>=1.21", "opencv-python-headless>=4.5", "PyYAML"],
+    extras_require={
+        "cpu": CPU,
+        "gpu": GPU,
+        "demo": DEMO,
+        "training": TRAINING,
+        "test": TEST,
+        "dev": DEV,
+    },
+    zip_safe=True,
+    author="The structpose_ros authors",
+    maintainer="The structpose_ros authors",
+    maintainer_email="maintainers@structpose.org",
+    description="One-shot camera relocalisation for ROS 2: an image in, a metric 6-DoF pose in the map out.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "structpose = structpose_ros.cli:main",
+            "structpose_relocalizer = structpose_ros.node:main",
+            "demo_camera = structpose_ros.demo.camera:main",
+            "demo_recorder = structpose_ros.demo.recorder:main",
+        ],
+    },
+)

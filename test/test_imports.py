@@ -1,0 +1,137 @@
+"""Who may import whom: core and training know no ROS, the node no torch; only the command knows training."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "structpose_ros"
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+CORE = {"camera", "geometry", "alignment", "contract", "network", "gate", "relocalizer", "worker"}
+NODE = {"messages", "parameters", "frame_input", "diagnostics", "outputs", "spinning", "node"}
+# What each module of the core may import of the package: the direction of DESIGN.md, one step finer.
+CORE_IMPORTS = {
+    "geometry": set(),
+    "camera": set(),
+    "worker": set(),
+    "alignment": {"geometry"},
+    "contract": {"alignment", "camera"},
+    "network": {"contract"},
+    "gate": {"alignment", "contract"},
+    "relocalizer": {"alignment", "camera", "gate", "geometry", "network"},
+}
+ROS = {
+    "action_msgs",
+    "ament_index_python",
+    "builtin_interfaces",
+    "cv_bridge",
+    "diagnostic_msgs",
+    "geometry_msgs",
+    "launch",
+    "launch_ros",
+    "lifecycle_msgs",
+    "message_filters",
+    "nav_msgs",
+    "rcl_interfaces",
+    "rclpy",
+    "rosbag2_py",
+    "sensor_msgs",
+    "sensor_msgs_py",
+    "std_msgs",
+    "std_srvs",
+    "tf2_msgs",
+    "tf2_ros",
+    "visualization_msgs",
+}
+TRAINING_ONLY = {"torch", "torchvision", "safetensors", "torchmetrics"}
+
+
+def module_of(path: Path) -> str:
+    """Return a file's module name within the package, '' for the package itself."""
+    parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Return the full names of all modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for statement in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            above = path.relative_to(ROOT).parts[: -statement.level] if statement.level else ()
+            source = ".".join([*above, *([statement.module] if statement.module else [])])
+            names |= {source} | {f"{source}.{alias.name}" for alias in statement.names}
+    return frozenset(names)
+
+
+def roots(names: frozenset[str]) -> set[str]:
+    """Return the top-level packages of module names."""
+    return {name.partition(".")[0] for name in names}
+
+
+def own_imports(path: Path) -> set[str]:
+    """Return the modules of this package (first level) that a file imports."""
+    known = {module_of(other).partition(".")[0] for other in FILES}
+    parts = [name.split(".") for name in imports_of(path)]
+    return {name[1] for name in parts if name[0] == PACKAGE and len(name) > 1 and name[1] in known}
+
+
+def test_every_module_of_core_and_node_exists() -> None:
+    """A renamed file must not slip out of these rules."""
+    assert {module_of(path) for path in FILES} >= CORE | NODE
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_follow_the_design(path: Path) -> None:
+    module = module_of(path)
+    top = module.partition(".")[0]
+    imported = roots(imports_of(path))
+    if top in CORE or top == "training":
+        assert not imported & ROS, "knows ROS"
+    if top in CORE:
+        assert own_imports(path) <= CORE_IMPORTS[module]
+    if top != "training":
+        assert not imported & TRAINING_ONLY, "knows torch"
+    if top not in ("training", "cli"):
+        assert "training" not in own_imports(path), "knows training"
+    if top in ("messages", "parameters"):
+        assert own_imports(path) <= CORE
+    if top not in NODE | {"demo", "resources"}:
+        assert not own_imports(path) & NODE, "knows the node"
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return the top-level packages, and this package's modules, that importing a module loads."""
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    names = json.loads(result.stdout.splitlines()[-1])
+    return {name.partition(".")[0] for name in names} | {name for name in names if name.startswith(PACKAGE)}
+
+
+@pytest.mark.parametrize("module", ["relocalizer", "worker", "cli", "training"])
+def test_without_the_node_no_ros_is_loaded(module: str) -> None:
+    loaded = loaded_by(f"{PACKAGE}.{module}")
+    assert f"{PACKAGE}.{module}" in loaded
+    # The ROS 2 wheels' start-up file may load rclpy's own loader, but never the messages.
+    assert not loaded & {"rclpy", "sensor_msgs", "geometry_msgs", "tf2_ros"}
+    assert not loaded & TRAINING_ONLY, "torch is loaded only by what trains"
+
+
+def test_the_node_loads_neither_torch_nor_training() -> None:
+    pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
+    loaded = loaded_by(f"{PACKAGE}.node")
+    assert "rclpy" in loaded
+    assert not loaded & TRAINING_ONLY
+    assert not {name for name in loaded if name.startswith(f"{PACKAGE}.training")}
