@@ -2,7 +2,7 @@
 
 Shotton et al., "Scene coordinate regression forests", CVPR 2013. Focal length: depth 585 px, colour 525;
 principal point (320, 240). The depth-to-colour transform is that of Brachmann et al., "On the limits of
-pseudo ground truth in visual camera re-localisation", ICCV 2021; leaving it out costs 2.6 cm and 0.67 degrees.
+pseudo ground truth in visual camera re-localisation", ICCV 2021; leaving it out costs 2.6 cm and 0.67 deg.
 """
 
 from __future__ import annotations
