@@ -159,7 +159,7 @@ def test_a_graph_of_other_numbers_than_float32_is_refused(model: Path) -> None:
 class StandInRuntime:
     """ONNX Runtime of a machine with other providers.
 
-    `available` is what it was built with, `working` what a session really takes; those in `raising` can't load
+    `available` is what it was built with, `working` what a session takes; those in `raising` can't load
     at all. Every session runs on the CPU. `asked` lists the chains of providers asked for.
     """
 
