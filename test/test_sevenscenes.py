@@ -116,7 +116,7 @@ def test_constants_are_those_of_the_data_set() -> None:
 
 def test_colour_poses_are_the_published_ones() -> None:
     root = real_data("7scenes_kitchen")
-    published = read_world_to_camera(root / "pgt_dslam.txt", 1)
+    published = read_world_to_camera(root / "pgt_dslam.txt")
     recording = open_recording(root)
     files = [item for split in ("train", "test") for item in recording.files(split)[0]]
     errors = [

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.geometry import invert, pose_error, quaternion_from_rotation, rotation_vector
+from structpose_ros.geometry import (
+    invert,
+    pose_error,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+    rotation_vector,
+    transform,
+)
 from structpose_ros.network import Network, OnnxNetwork, Prediction
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training import plots
@@ -230,22 +237,20 @@ def _pose_columns(map_from_camera: npt.NDArray[np.float64]) -> list[str]:
     return [f"{value:.12g}" for value in values]
 
 
-def read_world_to_camera(path: Path, columns: int) -> dict[str, tuple[npt.NDArray[np.float64], list[float]]]:
+def read_world_to_camera(path: Path) -> dict[str, tuple[npt.NDArray[np.float64], list[float]]]:
     """Read published per-frame results: `file qw qx qy qz tx ty tz rest...`, world to camera.
 
     Returns:
-        map_from_camera (4, 4) and the `columns` numbers that follow, by file name.
+        map_from_camera (4, 4), and the numbers that follow on the line, by file name.
     """
-    from structpose_ros.geometry import rotation_from_quaternion, transform
-
     poses = {}
     for line in path.read_text().splitlines():
-        fields = line.split()
-        if len(fields) != 8 + columns:
-            raise RecordingError(f"{path}: expected {8 + columns} columns, got '{line}'")
-        qw, qx, qy, qz, tx, ty, tz, *rest = map(float, fields[1:])
+        name, *numbers = line.split()
+        if len(numbers) < 7:
+            raise RecordingError(f"{path}: expected a file name and at least 7 numbers, got '{line}'")
+        qw, qx, qy, qz, tx, ty, tz, *rest = map(float, numbers)
         camera_from_map = transform(rotation_from_quaternion([qx, qy, qz, qw]), [tx, ty, tz])
-        poses[fields[0]] = (invert(camera_from_map), rest)
+        poses[name] = (invert(camera_from_map), rest)
     return poses
 
 

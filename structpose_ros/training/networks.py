@@ -16,6 +16,7 @@ from structpose_ros.training.config import NetworkConfig
 
 STRIDE = 8
 HALF_STRIDE = 16
+RESIDUAL_LAYERS = ("conv1", "bn1", "layer")
 # blocks of layer1 .. layer4, channels of layer1 (each further layer doubles them)
 BACKBONE_SHAPES = {
     "resnet34": ((3, 4, 6, 3), 64),
@@ -145,10 +146,10 @@ def proximity_from_depth(depth: Tensor, depth_scale: float) -> Tensor:
 
 
 def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> int:
-    """Copy the residual layers from `imagenet` (by torchvision) or a weights file; returns how many tensors.
+    """Copy the residual layers from `imagenet` (torchvision) or a weights file; returns how many tensors.
 
     Raises:
-        ValueError: the source gives nothing that fits.
+        ValueError: a tensor is missing or of another shape.
     """
     if source == "imagenet":
         import torchvision
@@ -160,12 +161,12 @@ def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> i
         weights = load_file(source)
     else:
         weights = torch.load(source, map_location="cpu", weights_only=True)
-    own = network.state_dict()
-    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
-    if len(fitting) < 20:
+    own = {key: value for key, value in network.state_dict().items() if key.startswith(RESIDUAL_LAYERS)}
+    fitting = {key: weights[key] for key in own if key in weights and weights[key].shape == own[key].shape}
+    if len(fitting) < len(own):
         raise ValueError(
-            f"expected the weights of a {backbone} in '{source}', got {len(fitting)} tensors that fit "
-            f"(of {len(weights)}); ImageNet weights exist for resnet34 and resnet18"
+            f"expected the weights of a {backbone} in '{source}', got {len(fitting)} of {len(own)} tensors; "
+            "ImageNet weights exist for resnet34 and resnet18"
         )
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
