@@ -17,7 +17,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench venv venv-test lint format lock clean distclean check-python
+.PHONY: help demo test bench demo-model venv venv-test lint format lock clean distclean check-python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ test: lint ## lint, type check and the whole test suite
 bench: venv-test ## the benchmarks; figures in out/bench
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \
 		$(VENV_PYTHON) -m benchmarks.run --out out/bench
+
+DEMO_MODEL := out/demo_model
+
+demo-model: venv-test ## train models/demo_room.onnx again (an hour on two cores), and measure it
+	@$(VENV_PYTHON) -m structpose_ros.cli render-demo $(DEMO_MODEL)/room
+	@$(VENV_PYTHON) -m structpose_ros.cli train config/training/demo.yaml --data $(DEMO_MODEL)/room --out $(DEMO_MODEL)/run
+	@$(VENV_PYTHON) -m structpose_ros.cli export $(DEMO_MODEL)/run --out models/demo_room.onnx
+	@$(VENV_PYTHON) -m structpose_ros.cli evaluate models/demo_room.onnx --data $(DEMO_MODEL)/room --out $(DEMO_MODEL)/test
 
 venv: check-python ## make .venv for the demo
 	@$(PYTHON) tools/set_up.py demo

@@ -28,6 +28,7 @@ def generate_launch_description() -> LaunchDescription:
         package="structpose_ros",
         executable="demo_camera",
         name="demo_camera",
+        arguments=["--loop"],
         remappings=[("image", "/demo_camera/image"), ("camera_info", "/demo_camera/camera_info")],
         additional_env=profile,
         output="screen",

@@ -168,10 +168,10 @@ def _solve(
     total = float(weights.sum())
     if total <= 0:
         return AlignmentFailure.ZERO_WEIGHTS
-    share = weights / total
-    effective_points = 1.0 / float(share @ share)
-    if effective_points < options.min_effective_points:
+    effective_points = total**2 / float(weights @ weights)
+    if effective_points < options.min_effective_points * (1.0 - 1e-9):  # equal weights may round below N
         return AlignmentFailure.TOO_FEW_POINTS
+    share = weights / total
     mean_a, mean_b = a @ share, b @ share
     # The weight enters once. Weighting both centred sets would square it.
     cross_covariance = np.einsum("in,jn->ij", (a - mean_a[:, None]) * share, b - mean_b[:, None])

@@ -48,20 +48,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("format", choices=["7scenes"])
     command.add_argument("source", type=Path)
     command.add_argument("out", type=Path)
-    command.add_argument("--skip-bad", action="store_true", help="leave bad frames out instead of refusing them")
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
+    )
     command.set_defaults(run=_import)
 
-    command = commands.add_parser("render-demo", help="render the demo room: a mapping and a localisation tour")
+    command = commands.add_parser(
+        "render-demo", help="render the demo room: a mapping and a localisation tour"
+    )
     command.add_argument("out", type=Path)
     command.add_argument("--tour", choices=["both", "mapping", "localization"], default="both")
     command.add_argument("--seed", type=int, default=7)
     command.set_defaults(run=_render_demo)
 
-    command = commands.add_parser("train", help="train a model on posed frames; resumes where OUT holds the same run")
+    command = commands.add_parser(
+        "train", help="train a model on posed frames; resumes where OUT holds the same run"
+    )
     command.add_argument("config", type=Path)
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
-    command.add_argument("--skip-bad", action="store_true", help="leave bad frames out instead of refusing them")
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
+    )
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="measure a model file or a run on frames with known poses")
@@ -76,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="replace one output by the truth, to see what the other one costs",
     )
-    command.add_argument("--skip-bad", action="store_true", help="leave bad frames out instead of refusing them")
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
+    )
     command.set_defaults(run=_evaluate)
 
     command = commands.add_parser("export", help="write a run's model file; agreement with torch is checked")

@@ -16,7 +16,7 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
 from structpose_ros.camera import COEFFICIENTS, Camera, CameraError
-from structpose_ros.geometry import quaternion_from_rotation
+from structpose_ros.geometry import quaternion_from_rotation, rotation_from_quaternion, transform
 
 ImageRgb = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.unsignedinteger]
@@ -169,13 +169,34 @@ def _distortion(message: CameraInfo) -> tuple[str, tuple[float, ...]]:
     return model, distortion
 
 
+def camera_info_from_camera(camera: Camera, stamp: Time, frame: str) -> CameraInfo:
+    """Return the CameraInfo of a camera whose images are not rectified further (R identity, P = K)."""
+    k = [float(value) for value in camera.matrix.reshape(-1)]
+    return CameraInfo(
+        header=Header(stamp=stamp, frame_id=frame),
+        width=camera.width,
+        height=camera.height,
+        distortion_model=camera.distortion_model,
+        d=list(camera.distortion),
+        k=k,
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0],
+    )
+
+
+def map_from_camera_of_pose(pose: Pose) -> npt.NDArray[np.float64]:
+    """Return the (4, 4) transform of a Pose of the camera in the map."""
+    q, t = pose.orientation, pose.position
+    return transform(rotation_from_quaternion([q.x, q.y, q.z, q.w]), [t.x, t.y, t.z])
+
+
 def pose_stamped(map_from_camera: npt.NDArray[np.float64], stamp: Time, map_frame: str) -> PoseStamped:
     """Return the pose of the camera in the map."""
-    transform = _transform(map_from_camera)
-    position = Point(x=transform.translation.x, y=transform.translation.y, z=transform.translation.z)
+    moved = _transform(map_from_camera)
+    position = Point(x=moved.translation.x, y=moved.translation.y, z=moved.translation.z)
     return PoseStamped(
         header=Header(stamp=stamp, frame_id=map_frame),
-        pose=Pose(position=position, orientation=transform.rotation),
+        pose=Pose(position=position, orientation=moved.rotation),
     )
 
 

@@ -126,7 +126,7 @@ def first_branch(model: str, radial: tuple[float, ...]) -> tuple[Array, Array]:
     return angles[:end], radii[:end]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lens=lenses, direction=st.floats(0.0, 2 * math.pi))
 def test_a_ray_is_right_or_nan_and_nan_only_beyond_the_first_fold(
     lens: tuple[str, tuple[float, ...]], direction: float

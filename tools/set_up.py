@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ REQUIREMENTS = ROOT / "tools" / "requirements"
 BARE_ROS = ROOT / "tools" / "bare_ros"
 PACKAGING = (ROOT / "setup.py", ROOT / "setup.cfg")
 LOG_LINES_SHOWN = 15
+EXTRA_CLAUSE = re.compile(r'( and )?extra == "[^"]*"')
 PIP_CHATTER = ("Ignoring ", "Looking in ", "WARNING: Location ")
 
 sys.path.insert(0, str(BARE_ROS))
@@ -101,7 +103,7 @@ def install_beside_ros(log: Path, extras: Sequence[str], torch: str) -> None:
     result = subprocess.run([PYTHON, "-c", inspect], cwd=ROOT, capture_output=True, text=True, check=True)
     numpy_version, *requirements = result.stdout.splitlines()
     wanted = [
-        line.split(";")[0].strip()
+        EXTRA_CLAUSE.sub("", line).rstrip("; ")
         for line in requirements
         if any(f'extra == "{extra}"' in line for extra in extras) and not line.startswith("torch")
     ]

@@ -1,8 +1,8 @@
 """Differentiable weighted alignment: the torch twin of `structpose_ros.alignment`, batched and in float64.
 
-The gradient is that of the rotation as polar factor of the cross-covariance. It needs only sums of singular values
-in its denominators, so ties and rank 2 are harmless, unlike the backward of a general SVD; where the rotation
-itself is about to flip (s2 + d s3 near 0) the denominator is floored, so a gradient is large but finite.
+The gradient is that of the rotation as polar factor of the cross-covariance. Its denominators are sums of
+singular values only, so ties and rank 2 are harmless, unlike in the backward of a general SVD; where the
+rotation itself is about to flip (s2 + d s3 near 0) the denominator is floored: gradients stay finite.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class _ClosestRotation(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        # H^T = R P with P = U diag(p) U^T; R^T dR = Omega is skew and solves Omega P + P Omega = skew part of R^T dH^T.
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # H^T = R P with P = U diag(p) U^T; Omega = R^T dR is skew and solves
+        # Omega P + P Omega = R^T dH^T - dH R.
         rotation, u, p = ctx.saved_tensors
         ut = u.transpose(-1, -2)
         y = ut @ rotation.transpose(-1, -2) @ gradient @ u
@@ -43,15 +44,21 @@ class _ClosestRotation(torch.autograd.Function):
 
 
 def align(
-    points_in_camera: Tensor, points_in_map: Tensor, weights: Tensor, robust_rounds: int = 0,
-    robust_scale: float = 1.0, robust_floor: float = 0.01,
-) -> Tensor:  # fmt: skip
+    points_in_camera: Tensor,
+    points_in_map: Tensor,
+    weights: Tensor,
+    robust_rounds: int = 0,
+    robust_scale: float = 1.0,
+    robust_floor: float = 0.01,
+) -> Tensor:
     """Return map_from_camera (B, 4, 4), float64, that minimises sum w |b - R a - t|^2.
 
     Args:
-        points_in_camera: a, (B, N, 3) metres. points_in_map: b, (B, N, 3) metres. weights: w, (B, N), >= 0.
-        robust_rounds: Geman-McClure rounds, as in `structpose_ros.alignment.AlignmentOptions`; no gradient flows
-            through the robust weights themselves, as is usual for IRLS.
+        points_in_camera: a, (B, N, 3) metres.
+        points_in_map: b, (B, N, 3) metres.
+        weights: w, (B, N), not negative.
+        robust_rounds: Geman-McClure rounds, as in `structpose_ros.alignment.AlignmentOptions`; no gradient
+            flows through the robust weights themselves, as is usual for IRLS.
         robust_scale: see there.
         robust_floor: see there.
 

@@ -28,7 +28,7 @@ class View:
     scale: float
 
     def camera_rays(self, view_rays: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the rays (..., 3), z = 1, recorded camera frame, that the view's rays (..., 3) look along."""
+        """Return the rays (..., 3), z = 1, recorded camera frame, of the view's rays (..., 3)."""
         scaled = view_rays * [1.0 / self.scale, 1.0 / self.scale, 1.0]
         turned = scaled @ self.camera_from_view.T
         return np.asarray(turned / turned[..., 2:3])
@@ -36,12 +36,12 @@ class View:
     def view_depth(
         self, depth: npt.NDArray[np.floating], camera_rays: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """Return the depth (...) that the view sees at points `depth * camera_rays` of the recorded camera."""
+        """Return the depth (...) in the view of the points `depth * camera_rays` of the recorded camera."""
         z_in_view = (camera_rays @ self.camera_from_view)[..., 2] * depth
         return np.asarray(z_in_view / self.scale)
 
     def warp(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> npt.NDArray[np.uint8]:
-        """Return the image (H, W, 3) that the view sees; what the recorded image does not hold is mirrored."""
+        """Return the image (H, W, 3) that the view sees; beyond the recorded image it is mirrored."""
         if not camera.is_pinhole:
             pixels = np.nan_to_num(camera.project(self.camera_rays(camera.ray_grid())), nan=-1.0)
             x, y = np.clip(pixels, -1e4, 1e4).astype(np.float32).transpose(2, 0, 1)

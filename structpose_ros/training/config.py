@@ -31,7 +31,7 @@ def _require(condition: bool, key: str, expected: str, got: object) -> None:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """Size in pixels that images are resized to; divisible by 16 (the half-resolution depth has stride 16)."""
+    """Size in pixels that images are resized to; divisible by 16, the half-resolution depth's stride."""
 
     width: int = 640
     height: int = 480
@@ -39,12 +39,17 @@ class InputConfig:
     def __post_init__(self) -> None:
         for name in ("width", "height"):
             value = getattr(self, name)
-            _require(value >= 32 and value % 16 == 0, f"input.{name}", "a multiple of 16 of at least 32", value)
+            _require(
+                value >= 32 and value % 16 == 0, f"input.{name}", "a multiple of 16 of at least 32", value
+            )
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Widths and depths of the parts. `pretrained`: null, `imagenet` (torchvision downloads it) or a weights file."""
+    """Widths and depths of the parts.
+
+    pretrained: null, `imagenet` (torchvision downloads it) or a weights file.
+    """
 
     backbone: str = "resnet34"
     head_width: int = 256
@@ -54,7 +59,9 @@ class NetworkConfig:
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
-        _require(self.backbone in BACKBONES, "network.backbone", f"one of {', '.join(BACKBONES)}", self.backbone)
+        _require(
+            self.backbone in BACKBONES, "network.backbone", f"one of {', '.join(BACKBONES)}", self.backbone
+        )
         for name in ("head_width", "head_layers", "weight_width", "weight_layers"):
             value = getattr(self, name)
             _require(1 <= value <= 4096, f"network.{name}", "1 .. 4096", value)
@@ -65,7 +72,7 @@ class GeometryStage:
     """Stage 1 (paper §3.4): depth and scene coordinates by L1.
 
     validity_mask: leave cells without a label out of the loss ("loss mask" of Table 5).
-    step_epochs, step_factor: for the `step` schedule; `onecycle` rises for 10 % of the steps, then falls to 0.
+    step_epochs, step_factor: for the `step` schedule; `onecycle` rises for 10 % of the steps, then falls.
     """
 
     epochs: int = 50
@@ -78,19 +85,26 @@ class GeometryStage:
 
     def __post_init__(self) -> None:
         _require(1 <= self.epochs <= 100000, "geometry.epochs", "1 .. 100000", self.epochs)
-        _require(0 < self.learning_rate <= 1, "geometry.learning_rate", "above 0, at most 1", self.learning_rate)
-        _require(self.schedule in SCHEDULES, "geometry.schedule", f"one of {', '.join(SCHEDULES)}", self.schedule)
+        _require(
+            0 < self.learning_rate <= 1, "geometry.learning_rate", "above 0, at most 1", self.learning_rate
+        )
+        _require(
+            self.schedule in SCHEDULES, "geometry.schedule", f"one of {', '.join(SCHEDULES)}", self.schedule
+        )
         _require(self.step_epochs >= 1, "geometry.step_epochs", "at least 1", self.step_epochs)
         _require(0 < self.step_factor <= 1, "geometry.step_factor", "above 0, at most 1", self.step_factor)
-        _require(self.half_depth_weight >= 0, "geometry.half_depth_weight", "at least 0", self.half_depth_weight)
+        _require(
+            self.half_depth_weight >= 0, "geometry.half_depth_weight", "at least 0", self.half_depth_weight
+        )
 
 
 @dataclass(frozen=True)
 class PoseStage:
     """Stage 2 (paper §3.4): L1 on rotation and translation, through the differentiable alignment.
 
-    epochs: 0 leaves the stage out. update_geometry: "pose optimisation" of Table 5; without it only the weight
-    network learns. correspondence_weighting: use the weight network at all ("cor weighting" of Table 5).
+    epochs: 0 leaves the stage out.
+    update_geometry: "pose optimisation" of Table 5; without it only the weight network learns.
+    correspondence_weighting: use the weight network at all ("cor weighting" of Table 5).
     """
 
     epochs: int = 10
@@ -154,7 +168,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require(1 <= self.batch_size <= 4096, "batch_size", "1 .. 4096", self.batch_size)
         _require(0 <= self.workers <= 256, "workers", "0 .. 256", self.workers)
-        _require(0 <= self.validation_fraction <= 0.5, "validation_fraction", "0 .. 0.5", self.validation_fraction)
+        _require(
+            0 <= self.validation_fraction <= 0.5, "validation_fraction", "0 .. 0.5", self.validation_fraction
+        )
         _require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", self.device)
 
     def digest(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,7 +25,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class SceneStatistics:
-    """What training measures once: scene_mean (3,) m, depth_scale m (mean valid depth), corners of the map, metres."""
+    """Measured once: scene_mean (3,) m, depth_scale m (mean valid depth), corners of the map (3,) m."""
 
     scene_mean: npt.NDArray[np.float64]
     depth_scale: float
@@ -39,7 +41,7 @@ def load_frames(
     skip_bad: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Frame], list[str]]:
-    """Read frames with their images at input size (depth stays at its own); returns them and what was wrong."""
+    """Read frames, images at input size, depth at its own; returns them and what was wrong."""
     frames: list[Frame] = []
     bad: list[str] = []
     for done, item in enumerate(files):
@@ -73,7 +75,10 @@ def scene_statistics(frames: Sequence[Frame], camera: Camera, input_camera: Came
         raise RecordingError("expected valid depth in the training frames, got none")
     low, high = np.percentile(everything, [0.1, 99.9], axis=0)  # single flying pixels are not the map
     return SceneStatistics(
-        everything.mean(axis=0, dtype=np.float64), float(np.concatenate(depths).mean(dtype=np.float64)), low, high
+        everything.mean(axis=0, dtype=np.float64),
+        float(np.concatenate(depths).mean(dtype=np.float64)),
+        low,
+        high,
     )
 
 
@@ -106,7 +111,7 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return image (3, H, W), scene_coordinates (3, h, w), depth, half_depth (1, h, w), map_from_camera."""
+        """Return image (3, H, W), scene_coordinates (3, h, w), depth and half_depth (1, ...), pose."""
         frame = self.frames[index]
         random = np.random.default_rng([self.seed, self.epoch, index])
         options = self.augmentation
@@ -138,6 +143,15 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
 
+def start_worker(_: int) -> None:
+    """Prepare a loader's worker: one thread, as OpenCV's pool does not survive a fork, on any core.
+
+    A parent whose OpenMP threads are bound to cores (OMP_PROC_BIND) would pass on its own one core.
+    """
+    cv2.setNumThreads(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
 def collate(samples: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, BatchLabels]:
     """Stack samples into uint8 images (B, 3, H, W) and labels."""
     batch = default_collate(samples)
@@ -152,7 +166,9 @@ def normalize_images(image_B3HW: torch.Tensor) -> torch.Tensor:
     return (image_B3HW.float() - mean) / deviation
 
 
-def split_validation(files: Sequence[FrameFiles], fraction: float) -> tuple[list[FrameFiles], list[FrameFiles]]:
+def split_validation(
+    files: Sequence[FrameFiles], fraction: float
+) -> tuple[list[FrameFiles], list[FrameFiles]]:
     """Return (training, held-out) frames: the last `fraction` of each sequence is held out, as one block."""
     training: list[FrameFiles] = []
     held_out: list[FrameFiles] = []

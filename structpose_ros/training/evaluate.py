@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.geometry import invert, pose_error, quaternion_from_rotation, rotation_vector
+from structpose_ros.geometry import (
+    invert,
+    pose_error,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+    rotation_vector,
+    transform,
+)
 from structpose_ros.network import Network, OnnxNetwork, Prediction
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training import plots
@@ -167,7 +174,9 @@ def _error_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
     def share(metres: float, degrees: float) -> float | None:
         return float(np.mean((position <= metres) & (rotation <= degrees))) if len(position) else None
 
-    def statistic(function: Callable[[npt.NDArray[np.float64]], Any], values: npt.NDArray[np.float64]) -> float | None:
+    def statistic(
+        function: Callable[[npt.NDArray[np.float64]], Any], values: npt.NDArray[np.float64]
+    ) -> float | None:
         return finite(function(values)) if len(values) else None
 
     return {
@@ -187,7 +196,9 @@ def _nees(
 ) -> float | None:
     if covariance is None or np.linalg.cond(covariance) > 1e12:
         return None
-    error = np.concatenate([estimated[:3, 3] - true[:3, 3], rotation_vector(estimated[:3, :3] @ true[:3, :3].T)])
+    error = np.concatenate(
+        [estimated[:3, 3] - true[:3, 3], rotation_vector(estimated[:3, :3] @ true[:3, :3].T)]
+    )
     return float(error @ np.linalg.solve(covariance, error))
 
 
@@ -203,7 +214,14 @@ def write_poses(path: Path, outcomes: Sequence[Outcome]) -> None:
     )
     for item in outcomes:
         estimated = [""] * 7 if item.map_from_camera is None else _pose_columns(item.map_from_camera)
-        head = [item.name, int(item.accepted), item.reject_reason, item.confidence, item.position_m, item.rotation_deg]
+        head = [
+            item.name,
+            int(item.accepted),
+            item.reject_reason,
+            item.confidence,
+            item.position_m,
+            item.rotation_deg,
+        ]
         writer.writerow([*head, *estimated, *_pose_columns(item.true_map_from_camera)])
     write_atomic(path, stream.getvalue().encode())
 
@@ -219,22 +237,20 @@ def _pose_columns(map_from_camera: npt.NDArray[np.float64]) -> list[str]:
     return [f"{value:.12g}" for value in values]
 
 
-def read_world_to_camera(path: Path, columns: int) -> dict[str, tuple[npt.NDArray[np.float64], list[float]]]:
+def read_world_to_camera(path: Path) -> dict[str, tuple[npt.NDArray[np.float64], list[float]]]:
     """Read published per-frame results: `file qw qx qy qz tx ty tz rest...`, world to camera.
 
     Returns:
-        map_from_camera (4, 4) and the `columns` numbers that follow, by file name.
+        map_from_camera (4, 4), and the numbers that follow on the line, by file name.
     """
-    from structpose_ros.geometry import rotation_from_quaternion, transform
-
     poses = {}
     for line in path.read_text().splitlines():
-        fields = line.split()
-        if len(fields) != 8 + columns:
-            raise RecordingError(f"{path}: expected {8 + columns} columns, got '{line}'")
-        qw, qx, qy, qz, tx, ty, tz, *rest = map(float, fields[1:])
+        name, *numbers = line.split()
+        if len(numbers) < 7:
+            raise RecordingError(f"{path}: expected a file name and at least 7 numbers, got '{line}'")
+        qw, qx, qy, qz, tx, ty, tz, *rest = map(float, numbers)
         camera_from_map = transform(rotation_from_quaternion([qx, qy, qz, qw]), [tx, ty, tz])
-        poses[fields[0]] = (invert(camera_from_map), rest)
+        poses[name] = (invert(camera_from_map), rest)
     return poses
 
 

@@ -29,7 +29,9 @@ class ExportError(RuntimeError):
 class ExportedGraph(nn.Module):
     """What the model file computes: (image, rays) to (depth m, centred scene coordinates m, weights)."""
 
-    def __init__(self, network: StructPoseNetwork, depth_scale: float, correspondence_weighting: bool) -> None:
+    def __init__(
+        self, network: StructPoseNetwork, depth_scale: float, correspondence_weighting: bool
+    ) -> None:
         """Without `correspondence_weighting` every weight is 1."""
         super().__init__()
         self.network = network
@@ -44,7 +46,9 @@ class ExportedGraph(nn.Module):
         if self.correspondence_weighting:
             weights = self.network.correspondence_weights(output.scene_coordinates, points)
         else:
-            weights = (points[:, 2:3] > -1.0).to(depth)  # rays stay an input of the graph; depth is never negative
+            weights = (points[:, 2:3] > -1.0).to(
+                depth
+            )  # rays stay an input of the graph; depth is never negative
         return depth, output.scene_coordinates, weights
 
 
@@ -78,7 +82,7 @@ def export_model(
         torch.onnx.export(
             graph,
             (image, rays),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file object, which the annotation forgets
             input_names=[names.INPUT_IMAGE, names.INPUT_RAYS],
             output_names=[names.OUTPUT_DEPTH, names.OUTPUT_SCENE_COORDINATES, names.OUTPUT_WEIGHTS],
             opset_version=OPSET,

@@ -1,10 +1,10 @@
 """Posed RGB-D frames on disk: the 7-Scenes layout plus `camera.yaml`, which every importer writes.
 
-    camera.yaml                       ROS camera_info YAML of the colour camera
-    TrainSplit.txt, TestSplit.txt     lines `sequence1` ...
-    seq-01/frame-000000.color.jpg     or .png
-    seq-01/frame-000000.depth.png     uint16 millimetres along z, registered to colour; 0 and 65535 are invalid
-    seq-01/frame-000000.pose.txt      map_from_camera, 4x4, metres, camera optical frame
+camera.yaml                       ROS camera_info YAML of the colour camera
+TrainSplit.txt, TestSplit.txt     lines `sequence1` ...
+seq-01/frame-000000.color.jpg     or .png
+seq-01/frame-000000.depth.png     uint16 millimetres along z, registered to colour; 0 and 65535 are invalid
+seq-01/frame-000000.pose.txt      map_from_camera, 4x4, metres, camera optical frame
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FrameFiles:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame read: image_rgb (H, W, 3) uint8, depth (H, W) uint16 mm with 0 invalid, map_from_camera (4, 4)."""
+    """One frame: image_rgb (H, W, 3) uint8, depth_mm (H, W) uint16 with 0 invalid, map_from_camera (4, 4)."""
 
     name: str
     image_rgb: npt.NDArray[np.uint8]
@@ -104,7 +104,9 @@ def open_recording(root: Path) -> Recording:
     from structpose_ros.training.importers.sevenscenes import SevenScenesRecording
 
     if not root.is_dir():
-        raise RecordingError(f"expected a recording's folder at {root}, got {'a file' if root.exists() else 'nothing'}")
+        raise RecordingError(
+            f"expected a recording's folder at {root}, got {'a file' if root.exists() else 'nothing'}"
+        )
     if (root / "camera.yaml").is_file():
         return Recording(root, read_camera(root / "camera.yaml"))
     if SevenScenesRecording.recognises(root):
@@ -162,7 +164,9 @@ def read_color(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise RecordingError(f"{path}: expected an image, got an unreadable file of {path.stat().st_size} bytes")
+        raise RecordingError(
+            f"{path}: expected an image, got an unreadable file of {path.stat().st_size} bytes"
+        )
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
@@ -170,7 +174,9 @@ def read_depth(path: Path) -> npt.NDArray[np.uint16]:
     """Return a depth file as (H, W) uint16 millimetres in which 0, and nothing else, is invalid."""
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if depth is None:
-        raise RecordingError(f"{path}: expected a depth image, got an unreadable file of {path.stat().st_size} bytes")
+        raise RecordingError(
+            f"{path}: expected a depth image, got an unreadable file of {path.stat().st_size} bytes"
+        )
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise RecordingError(f"{path}: expected one channel of uint16 mm, got {depth.dtype} {depth.shape}")
     return np.where(np.isin(depth, INVALID_DEPTHS_MM), 0, depth).astype(np.uint16)
@@ -188,7 +194,9 @@ def expect_size(path: Path, shape: Iterable[int], camera: Camera) -> None:
     """Raise RecordingError unless an image of `shape` has the camera's size."""
     height, width = list(shape)[:2]
     if (width, height) != (camera.width, camera.height):
-        raise RecordingError(f"{path}: expected {camera.width}x{camera.height} as its camera says, got {width}x{height}")
+        raise RecordingError(
+            f"{path}: expected {camera.width}x{camera.height} as its camera says, got {width}x{height}"
+        )
 
 
 def read_camera(path: Path) -> Camera:
@@ -223,7 +231,11 @@ def write_camera(path: Path, camera: Camera) -> None:
         "camera_name": "camera",
         "camera_matrix": {"rows": 3, "cols": 3, "data": k},
         "distortion_model": camera.distortion_model,
-        "distortion_coefficients": {"rows": 1, "cols": len(camera.distortion), "data": list(camera.distortion)},
+        "distortion_coefficients": {
+            "rows": 1,
+            "cols": len(camera.distortion),
+            "data": list(camera.distortion),
+        },
         "rectification_matrix": {"rows": 3, "cols": 3, "data": [1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0]},
         "projection_matrix": {"rows": 3, "cols": 4, "data": [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0]},
     }
@@ -231,7 +243,7 @@ def write_camera(path: Path, camera: Camera) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: readers see the old or the new one, whole."""
+    """Write a file under a temporary name, then rename it: readers see the old or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -242,7 +254,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_frame(folder: Path, number: int, frame: Frame, color: bytes | None = None) -> None:
-    """Write a frame's three files; `color` are the bytes of a JPEG to keep as they are, else PNG is written."""
+    """Write a frame's three files; `color`: the bytes of a JPEG to keep as they are, else PNG is written."""
     stem = folder / f"frame-{number:06d}"
     if color is None:
         encoded = cv2.imencode(".png", cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR))[1]

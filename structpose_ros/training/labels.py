@@ -16,7 +16,7 @@ from structpose_ros.geometry import transform_points
 
 @dataclass(frozen=True)
 class Labels:
-    """depth (h, w) m and scene_coordinates (h, w, 3) m, map frame; both 0 where `valid_mask` (h, w) is False."""
+    """depth (h, w) m and scene_coordinates (h, w, 3) m, map frame; 0 where `valid_mask` (h, w) is False."""
 
     depth: npt.NDArray[np.float32]
     scene_coordinates: npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""The two losses of the paper (§3.4); each L1 norm is a mean over entries (paper: silent on the reduction)."""
+"""The two losses of the paper (§3.4). Paper: silent on reductions; here: means, as each docstring says."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from structpose_ros.training.networks import NetworkOutput, proximity_from_depth
 class BatchLabels:
     """scene_coordinates (B, 3, h, w) m centred, depth (B, 1, h, w) m, half_depth (B, 1, h/2, w/2) m.
 
-    Where there is no label depth is 0 and so are the centred scene coordinates. map_from_camera (B, 4, 4) float64,
-    its translation centred as well.
+    Where there is no label depth is 0 and so are the centred scene coordinates. map_from_camera (B, 4, 4) is
+    float64, its translation centred as well.
     """
 
     scene_coordinates: Tensor
@@ -25,7 +25,11 @@ class BatchLabels:
 
 
 def geometry_loss(
-    output: NetworkOutput, labels: BatchLabels, depth_scale: float, half_depth_weight: float, validity_mask: bool
+    output: NetworkOutput,
+    labels: BatchLabels,
+    depth_scale: float,
+    half_depth_weight: float,
+    validity_mask: bool,
 ) -> Tensor:
     """L_geom = |C - C'|_1 + |D - D'|_1 + alpha |D_1/2 - D'_1/2|_1, depths as proximity.
 

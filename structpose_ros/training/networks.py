@@ -16,14 +16,22 @@ from structpose_ros.training.config import NetworkConfig
 
 STRIDE = 8
 HALF_STRIDE = 16
+RESIDUAL_LAYERS = ("conv1", "bn1", "layer")
 # blocks of layer1 .. layer4, channels of layer1 (each further layer doubles them)
-BACKBONE_SHAPES = {"resnet34": ((3, 4, 6, 3), 64), "resnet18": ((2, 2, 2, 2), 64), "resnet18_half": ((2, 2, 2, 2), 32)}
+BACKBONE_SHAPES = {
+    "resnet34": ((3, 4, 6, 3), 64),
+    "resnet18": ((2, 2, 2, 2), 64),
+    "resnet18_half": ((2, 2, 2, 2), 32),
+}
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """depth, half_depth: proximity in 0 .. 1, (B, 1, h, w) and half of it; scene_coordinates: (B, 3, h, w) m,
-    centred; depth_logits: (B, 1, h, w), before the sigmoid."""
+    """What the image alone gives.
+
+    depth, half_depth: proximity in 0 .. 1, (B, 1, h, w) and half of it. depth_logits: (B, 1, h, w), before
+    the sigmoid. scene_coordinates: (B, 3, h, w) m, centred.
+    """
 
     depth: Tensor
     half_depth: Tensor
@@ -98,7 +106,8 @@ class StructPoseNetwork(nn.Module):
         self.half_depth_head = nn.Conv2d(widths[2], 1, 3, 1, 1)
         self.depth_head = nn.Conv2d(widths[1], 1, 3, 1, 1)
         self.scene_head = nn.Sequential(
-            *_convolutions(widths[1], config.head_width, config.head_layers), nn.Conv2d(config.head_width, 3, 1)
+            *_convolutions(widths[1], config.head_width, config.head_layers),
+            nn.Conv2d(config.head_width, 3, 1),
         )
         self.weight_head = nn.Sequential(
             *_convolutions(6, config.weight_width, config.weight_layers), nn.Conv2d(config.weight_width, 1, 1)
@@ -122,7 +131,7 @@ class StructPoseNetwork(nn.Module):
         return NetworkOutput(torch.sigmoid(depth_logits), half_depth, scene_coordinates, depth_logits)
 
     def correspondence_weights(self, scene_coordinates: Tensor, points_in_camera: Tensor) -> Tensor:
-        """Return one weight in 0 .. 1 per cell (B, 1, h, w) from centred scene and camera points (B, 3, h, w) m."""
+        """Return weights in 0 .. 1 (B, 1, h, w) from centred scene and camera points (B, 3, h, w) m."""
         return torch.sigmoid(self.weight_head(torch.cat([scene_coordinates, points_in_camera], dim=1)))
 
 
@@ -137,10 +146,10 @@ def proximity_from_depth(depth: Tensor, depth_scale: float) -> Tensor:
 
 
 def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> int:
-    """Copy the residual layers from `imagenet` (torchvision downloads it) or a weights file; returns how many tensors.
+    """Copy the residual layers from `imagenet` (torchvision) or a weights file; returns how many tensors.
 
     Raises:
-        ValueError: the source gives nothing that fits.
+        ValueError: a tensor is missing or of another shape.
     """
     if source == "imagenet":
         import torchvision
@@ -152,12 +161,12 @@ def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> i
         weights = load_file(source)
     else:
         weights = torch.load(source, map_location="cpu", weights_only=True)
-    own = network.state_dict()
-    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
-    if len(fitting) < 20:
+    own = {key: value for key, value in network.state_dict().items() if key.startswith(RESIDUAL_LAYERS)}
+    fitting = {key: weights[key] for key in own if key in weights and weights[key].shape == own[key].shape}
+    if len(fitting) < len(own):
         raise ValueError(
-            f"expected the weights of a {backbone} in '{source}', got {len(fitting)} tensors that fit "
-            f"(of {len(weights)}); ImageNet weights exist for resnet34 and resnet18"
+            f"expected the weights of a {backbone} in '{source}', got {len(fitting)} of {len(own)} tensors; "
+            "ImageNet weights exist for resnet34 and resnet18"
         )
     network.load_state_dict(fitting, strict=False)
     return len(fitting)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from structpose_ros.training.evaluate import Outcome
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+import matplotlib.pyplot as plt
 
 POSITION_LIMIT_M, ROTATION_LIMIT_DEG = 1.0, 25.0
 
@@ -59,7 +59,9 @@ def draw_cumulative(axes: Any, errors: Sequence[float], limit: float, label: str
     axes.grid(alpha=0.3)
 
 
-def draw_outputs(axes: Sequence[Any], result: Result, scene_low: npt.ArrayLike, scene_high: npt.ArrayLike) -> None:
+def draw_outputs(
+    axes: Sequence[Any], result: Result, scene_low: npt.ArrayLike, scene_high: npt.ArrayLike
+) -> None:
     """Draw image, depth, scene coordinates, weights and endpoint error (paper Fig. 3) into five axes.
 
     Scene coordinates are shown as RGB between the map's corners; weights are those of the last solve; the
@@ -76,8 +78,12 @@ def draw_outputs(axes: Sequence[Any], result: Result, scene_low: npt.ArrayLike, 
     if result.estimate is not None:
         weights = result.estimate.weights.reshape(shape)
         error = result.estimate.residuals.reshape(shape)
-        pictures.append(("weights", weights / max(weights.max(), 1e-12), {"cmap": "gray", "vmin": 0, "vmax": 1}))
-        pictures.append(("endpoint error [m]", np.minimum(error, 1.0), {"cmap": "inferno", "vmin": 0, "vmax": 1}))
+        pictures.append(
+            ("weights", weights / max(weights.max(), 1e-12), {"cmap": "gray", "vmin": 0, "vmax": 1})
+        )
+        pictures.append(
+            ("endpoint error [m]", np.minimum(error, 1.0), {"cmap": "inferno", "vmin": 0, "vmax": 1})
+        )
     for axis, (title, picture, style) in zip(axes, pictures, strict=False):
         shown = axis.imshow(picture, **style)
         axis.set_title(title, fontsize=9)

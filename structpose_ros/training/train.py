@@ -38,7 +38,7 @@ CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "m
 
 @dataclass
 class Progress:
-    """Where a run stands: epochs finished of both stages together, and steps skipped for want of finite numbers."""
+    """Where a run stands: epochs finished of both stages together, steps skipped as not finite, seconds."""
 
     epochs_done: int = 0
     skipped_steps: int = 0
@@ -66,7 +66,11 @@ class Trainer:
         training_files, self.validation_files = data.split_validation(files, config.validation_fraction)
         with tqdm(total=len(training_files), desc="reading frames", unit="frame") as bar:
             frames, unreadable = data.load_frames(
-                self.recording, training_files, config.input, skip_bad=skip_bad, progress=lambda n, _: bar.update(1)
+                self.recording,
+                training_files,
+                config.input,
+                skip_bad=skip_bad,
+                progress=lambda n, _: bar.update(1),
             )
         if not frames:
             raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
@@ -74,13 +78,20 @@ class Trainer:
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
         self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera)
         self.views = data.ViewDataset(
-            frames, self.recording.camera, self.input_camera, self.statistics, config.augmentation, config.seed
+            frames,
+            self.recording.camera,
+            self.input_camera,
+            self.statistics,
+            config.augmentation,
+            config.seed,
         )
         self.network = StructPoseNetwork(config.network)
         if config.network.pretrained:
             load_pretrained(self.network, config.network.pretrained, config.network.backbone)
-        self.network.to(self.device, memory_format=torch.channels_last)
-        self.rays = torch.from_numpy(np.nan_to_num(self.views.rays)).permute(2, 0, 1)[None].float().to(self.device)
+        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rays = (
+            torch.from_numpy(np.nan_to_num(self.views.rays)).permute(2, 0, 1)[None].float().to(self.device)
+        )
         self.progress = Progress()
         self.optimizer: torch.optim.Optimizer | None = None
         self._resumed_optimizer: dict[str, Any] | None = None
@@ -92,10 +103,12 @@ class Trainer:
         return self.config.geometry.epochs + self.config.pose.epochs
 
     def train(self, *, stop_after: int | None = None) -> None:
-        """Train until both stages are done, or until `stop_after` epochs are; every epoch ends in a checkpoint."""
+        """Train until both stages, or `stop_after` epochs, are done; every epoch ends in a checkpoint."""
         last = self.total_epochs if stop_after is None else min(stop_after, self.total_epochs)
         steps = math.ceil(len(self.views) / self.config.batch_size)
-        bar = tqdm(total=last * steps, initial=self.progress.epochs_done * steps, desc="training", unit="step")
+        bar = tqdm(
+            total=last * steps, initial=self.progress.epochs_done * steps, desc="training", unit="step"
+        )
         with bar:
             while self.progress.epochs_done < last:
                 started = time.monotonic()
@@ -112,13 +125,17 @@ class Trainer:
             if self._resumed_optimizer is not None and epoch != self.config.geometry.epochs:
                 self.optimizer.load_state_dict(self._resumed_optimizer)
             self._resumed_optimizer = None
-        # Stage 2 keeps the batch statistics of stage 1: its steps on the backbone are tiny (METHOD: eval mode).
+        # Stage 2 keeps the batch statistics of stage 1: its steps on the backbone are tiny.
         self.network.train(geometry)
         self.views.epoch, self.views.rigid = epoch, not geometry
         losses = []
         batches = list(self._batches(epoch))
         loader = DataLoader(
-            self.views, batch_sampler=batches, collate_fn=data.collate, num_workers=self.config.workers
+            self.views,
+            batch_sampler=batches,
+            collate_fn=data.collate,
+            num_workers=self.config.workers,
+            worker_init_fn=data.start_worker,
         )
         for step, (images, labels) in enumerate(loader):
             if geometry:
@@ -136,7 +153,7 @@ class Trainer:
         labels = BatchLabels(**{key: value.to(self.device) for key, value in vars(labels).items()})
         loss = self._geometry_loss(image_B3HW, labels) if geometry else self._pose_loss(image_B3HW, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1e9)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             self.progress.skipped_steps += 1
@@ -212,7 +229,9 @@ class Trainer:
                 )
             return
         if self.out.is_dir() and any(self.out.iterdir()):
-            raise ConfigError(f"expected a run or an empty folder at {self.out}, got a folder with other files")
+            raise ConfigError(
+                f"expected a run or an empty folder at {self.out}, got a folder with other files"
+            )
         text = yaml.safe_dump(dataclasses.asdict(self.config), sort_keys=False)
         write_atomic(path, text.encode())
 
@@ -265,9 +284,13 @@ def train(config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool 
 
 
 def export_run(
-    run: Path, path: Path, *, validation: dict[str, float] | None = None, covariance_scale: float | None = None
+    run: Path,
+    path: Path,
+    *,
+    validation: dict[str, float] | None = None,
+    covariance_scale: float | None = None,
 ) -> Parity:
-    """Export a run's checkpoint; what was measured on held-out frames comes from the run's model where it has one."""
+    """Export a run's checkpoint, with what was measured on held-out frames (given, or kept in the run)."""
     config = load_config(run / CONFIG)
     state = read_checkpoint(run)
     measured = run / "validation.json"
@@ -279,7 +302,9 @@ def export_run(
         validation, covariance_scale = content["validation"], content["covariance_scale"]
     network = StructPoseNetwork(config.network)
     network.load_state_dict(state["network"])
-    weighting = config.pose.correspondence_weighting and state["progress"]["epochs_done"] > config.geometry.epochs
+    weighting = (
+        config.pose.correspondence_weighting and state["progress"]["epochs_done"] > config.geometry.epochs
+    )
     return export_model(
         network,
         _contract(config, state, validation or {}, covariance_scale or 1.0),
@@ -296,7 +321,9 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(f"expected a readable checkpoint at {path}, got: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"expected a readable checkpoint at {path}, got: {str(error).splitlines()[0]}"
+        ) from error
     return state
 
 
@@ -304,7 +331,9 @@ def _contract(
     config: TrainingConfig, state: dict[str, Any], validation: dict[str, float], covariance_scale: float
 ) -> ModelContract:
     statistics = {key: value.tolist() for key, value in state["statistics"].items()}
-    camera = Camera(**{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])})
+    camera = Camera(
+        **{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])}
+    )
     return ModelContract(
         dataset=state["recording"]["name"],
         input_width=config.input.width,
@@ -332,7 +361,10 @@ def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
     from structpose_ros.relocalizer import Relocalizer
 
     outcomes, _ = evaluate_frames(
-        Relocalizer(OnnxNetwork(model, provider="cpu")), trainer.recording, trainer.validation_files, skip_bad=True
+        Relocalizer(OnnxNetwork(model, provider="cpu")),
+        trainer.recording,
+        trainer.validation_files,
+        skip_bad=True,
     )
     metrics = summarize(outcomes)
     kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
@@ -343,7 +375,9 @@ def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
 
 def _device(requested: str) -> torch.device:
     if requested == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: expected a CUDA GPU, got none that torch can use (set device: auto or cpu)")
+        raise ConfigError(
+            "device: expected a CUDA GPU, got none that torch can use (set device: auto or cpu)"
+        )
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(requested)

@@ -50,8 +50,8 @@ def rewrite_include_paths(prefix: Path) -> None:
     import numpy
 
     replacements = (
-        (re.compile(r'/opt/python/[^;"]*/site-packages/numpy/_core/include'), numpy.get_include()),
-        (re.compile(r'/opt/python/[^;"/]*/include/python3\.\d+t?'), sysconfig.get_paths()["include"]),
+        (re.compile(r'/[^;"]*/site-packages/numpy/_?core/include'), numpy.get_include()),
+        (re.compile(r'/[^;"]*/include/python3\.\d+t?'), sysconfig.get_paths()["include"]),
     )
     for path in (prefix / "share").rglob("*.cmake"):
         before = path.read_text()

@@ -1,1 +1,1 @@
-"""Readers of other people's recordings; each gives posed frames of the colour camera with registered depth."""
+"""Readers of other people's recordings: posed frames of the colour camera with registered depth."""

@@ -1,8 +1,8 @@
 """7-Scenes as downloaded: Kinect frames whose depth is not registered and whose poses are the depth camera's.
 
-Shotton et al., "Scene coordinate regression forests", CVPR 2013. Camera figures: depth 585 px, colour 525 px,
-principal point (320, 240), and the depth-to-colour transform that Brachmann et al. ("On the limits of pseudo
-ground truth in visual camera re-localisation", ICCV 2021) estimated; leaving it out costs 2.6 cm and 0.67 degrees.
+Shotton et al., "Scene coordinate regression forests", CVPR 2013. Focal length: depth 585 px, colour 525;
+principal point (320, 240). The depth-to-colour transform is that of Brachmann et al., "On the limits of
+pseudo ground truth in visual camera re-localisation", ICCV 2021; leaving it out costs 2.6 cm and 0.67 deg.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def register_depth(
     color_from_depth: npt.NDArray[np.float64],
     color_camera: Camera,
 ) -> npt.NDArray[np.uint16]:
-    """Return the depth (H, W) in mm as the colour camera would see it; where several points meet, the nearest wins."""
+    """Return the depth (H, W) in mm that the colour camera would see; where points meet, the nearest wins."""
     valid = depth_mm > 0
     points_in_depth = depth_rays[valid] * (depth_mm[valid] * 1e-3)[:, None]
     points_in_color = transform_points(color_from_depth, points_in_depth)
@@ -95,9 +95,11 @@ def register_depth(
 def import_7scenes(
     source: Path, out: Path, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Write a scene as posed frames with registered depth; frames already written are kept. Returns their number."""
+    """Write a scene as posed frames with registered depth, keeping what is written; returns their number."""
     if not SevenScenesRecording.recognises(source):
-        raise RecordingError(f"expected a 7-Scenes scene (TrainSplit.txt, seq-XX/frame-*.pose.txt) in {source}")
+        raise RecordingError(
+            f"expected a 7-Scenes scene (TrainSplit.txt, seq-XX/frame-*.pose.txt) in {source}"
+        )
     recording = SevenScenesRecording(source)
     splits = [split for split, name in SPLIT_FILES.items() if (source / name).is_file()]
     listed = [recording.files(split) for split in splits]

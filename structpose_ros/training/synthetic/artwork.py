@@ -1,4 +1,5 @@
-"""Procedural pictures (posters, murals, book spines, screens…); same signature as the paints in textures.py."""
+"""Procedural pictures: posters, book spines, screens…; they have the signature of textures.Paint."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,13 +9,13 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .textures import FONTS, WORDS, Image, Paint, Rgb, bricks, bytes_of, canvas, finish, noise, planks, random_colour
+from .textures import FONTS, WORDS, Image, Paint, Rgb, bytes_of, canvas, finish, noise, pick, random_colour
 
 Drawing = NDArray[np.uint8]
 
 
 def write_word(image: Drawing, rng: Generator, ink: Rgb, word: str, top: int, height: int) -> None:
-    """Write word with capitals about `height` texels high, its baseline at top + height, shrunk to the width."""
+    """Write word, its capitals about `height` high, on the baseline top + height, shrunk to the width."""
     font = int(FONTS[rng.integers(len(FONTS))])
     (width, tall), _ = cv2.getTextSize(word, font, 1.0, 1)
     scale = min(height / max(tall, 1), 0.9 * image.shape[1] / max(width, 1))
@@ -24,7 +25,7 @@ def write_word(image: Drawing, rng: Generator, ink: Rgb, word: str, top: int, he
 
 
 def abstract(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Abstract composition: discs, rings, polygons and strokes in a random palette."""
+    """Paint abstract composition: discs, rings, polygons and strokes in a random palette."""
     image = canvas(h, w, random_colour(rng, 0.3, 0.95))
     size = min(h, w)
     for _ in range(int(rng.integers(9, 18))):
@@ -45,8 +46,10 @@ def abstract(rng: Generator, h: int, w: int, ppm: float) -> Image:
     return finish(image, rng, ppm, 0.04)
 
 
-def hills(rng: Generator, image: Drawing, tones: Sequence[Rgb], first: float, last: float, rough: float) -> None:
-    """Ridge lines from `first` to `last` (fractions of the height), each filled downwards with its tone."""
+def hills(
+    rng: Generator, image: Drawing, tones: Sequence[Rgb], first: float, last: float, rough: float
+) -> None:
+    """Draw ridge lines from `first` to `last` (fractions of the height), each filled down with its tone."""
     h, w = image.shape[:2]
     for k, tone in enumerate(tones):
         level = h * (first + (last - first) * k / max(1, len(tones) - 1))
@@ -56,12 +59,14 @@ def hills(rng: Generator, image: Drawing, tones: Sequence[Rgb], first: float, la
 
 
 def landscape(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Sky with a gradient, a sun, ridges and trees."""
+    """Paint sky with a gradient, a sun, ridges and trees."""
     fade = np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     sky = (1 - fade) * np.array(random_colour(rng, 0.35, 0.9)) + fade * np.array([0.97, 0.9, 0.75])
     image = (np.broadcast_to(sky, (h, w, 3)) * 255).astype(np.uint8)
     sun = (int(w * rng.uniform(0.15, 0.85)), int(h * rng.uniform(0.15, 0.4)))
-    cv2.circle(image, sun, int(h * rng.uniform(0.06, 0.14)), bytes_of((0.98, 0.85, rng.uniform(0.3, 0.8))), -1)
+    cv2.circle(
+        image, sun, int(h * rng.uniform(0.06, 0.14)), bytes_of((0.98, 0.85, rng.uniform(0.3, 0.8))), -1
+    )
     near = np.array(random_colour(rng, 0.08, 0.5))
     tones = [tuple(float(c) for c in near * (0.4 + 0.2 * k) + 0.12 * (4 - k)) for k in (4, 3, 2, 1, 0)]
     hills(rng, image, [tuple(np.clip(t, 0, 1)) for t in tones], 0.42, 0.85, 0.07)
@@ -73,11 +78,13 @@ def landscape(rng: Generator, h: int, w: int, ppm: float) -> Image:
 
 
 def lettering(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Poster of words of different sizes with a disc or bar behind them."""
+    """Paint poster of words of different sizes with a disc or bar behind them."""
     paper, ink = random_colour(rng, 0.6, 0.95), random_colour(rng, 0.04, 0.4)
     image = canvas(h, w, paper)
     centre = (int(w * rng.uniform(0.2, 0.8)), int(h * rng.uniform(0.3, 0.7)))
-    cv2.circle(image, centre, int(min(h, w) * rng.uniform(0.2, 0.4)), bytes_of(random_colour(rng)), -1, cv2.LINE_AA)
+    cv2.circle(
+        image, centre, int(min(h, w) * rng.uniform(0.2, 0.4)), bytes_of(random_colour(rng)), -1, cv2.LINE_AA
+    )
     top = int(0.05 * h)
     while top < 0.9 * h:
         height = max(4, int(h * rng.uniform(0.05, 0.2)))
@@ -88,7 +95,7 @@ def lettering(rng: Generator, h: int, w: int, ppm: float) -> Image:
 
 
 def framed(picture: Paint, frame: Rgb, border_m: float = 0.035) -> Paint:
-    """A picture with a frame and a pale mount painted around it."""
+    """Paint a picture with a frame and a pale mount painted around it."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         edge = max(1, int(border_m * ppm))
@@ -102,20 +109,22 @@ def framed(picture: Paint, frame: Rgb, border_m: float = 0.035) -> Paint:
 
 
 def book_spine(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Spine with bands and a title running down it."""
+    """Paint spine with bands and a title running down it."""
     image = canvas(h, w, random_colour(rng, 0.2, 0.95))
     for _ in range(int(rng.integers(1, 4))):
         top = int(h * rng.uniform(0.02, 0.95))
         image[top : top + max(1, int(h * rng.uniform(0.01, 0.06)))] = bytes_of(random_colour(rng, 0.2, 0.95))
     if w >= 8:
         strip = np.ascontiguousarray(np.rot90(image))
-        write_word(strip, rng, random_colour(rng, 0.6, 0.98), str(rng.choice(WORDS)), int(w * 0.2), int(w * 0.55))
+        write_word(
+            strip, rng, random_colour(rng, 0.6, 0.98), str(rng.choice(WORDS)), int(w * 0.2), int(w * 0.55)
+        )
         image = np.ascontiguousarray(np.rot90(strip, -1))
     return finish(image, rng, ppm, 0.06)
 
 
 def label_box(colour: Rgb) -> Paint:
-    """Carton or crate with a label, an arrow and tape."""
+    """Paint carton or crate with a label, an arrow and tape."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = canvas(h, w, colour)
@@ -134,7 +143,7 @@ def label_box(colour: Rgb) -> Paint:
 
 
 def screen(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Monitor with windows of coloured text lines."""
+    """Paint monitor with windows of coloured text lines."""
     image = canvas(h, w, (0.05, 0.12, 0.25))
     for _ in range(3):
         x, y = int(w * rng.uniform(0.02, 0.5)), int(h * rng.uniform(0.02, 0.4))
@@ -147,7 +156,7 @@ def screen(rng: Generator, h: int, w: int, ppm: float) -> Image:
 
 
 def clock_face(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """White dial with ticks and two hands."""
+    """Paint white dial with ticks and two hands."""
     image = canvas(h, w, (0.95, 0.95, 0.92))
     centre, radius = np.array([w / 2, h / 2]), min(h, w) / 2
     for hour in range(12):
@@ -156,23 +165,27 @@ def clock_face(rng: Generator, h: int, w: int, ppm: float) -> Image:
         cv2.line(image, start, end, (15, 15, 15), max(2, int(radius / 18)), cv2.LINE_AA)
     for length, angle in ((0.5, 5.3), (0.75, 1.1)):
         tip = (centre + radius * length * np.array([np.sin(angle), -np.cos(angle)])).astype(int).tolist()
-        cv2.line(image, centre.astype(int).tolist(), tip, (150, 20, 20), max(2, int(radius / 12)), cv2.LINE_AA)
+        cv2.line(
+            image, centre.astype(int).tolist(), tip, (150, 20, 20), max(2, int(radius / 12)), cv2.LINE_AA
+        )
     cv2.circle(image, centre.astype(int).tolist(), int(radius * 0.97), (30, 30, 60), max(2, int(radius / 14)))
     return finish(image, rng, ppm, 0.02)
 
 
 def rug(palette: Sequence[Rgb]) -> Paint:
-    """Carpet with a border and rows of motifs that differ along its length."""
+    """Paint carpet with a border and rows of motifs that differ along its length."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = canvas(h, w, palette[0])
         for k, inset in enumerate((0.04, 0.1, 0.16)):
             pad = int(inset * ppm)
-            cv2.rectangle(image, (pad, pad), (w - pad, h - pad), bytes_of(palette[(k + 1) % len(palette)]), -1)
+            cv2.rectangle(
+                image, (pad, pad), (w - pad, h - pad), bytes_of(palette[(k + 1) % len(palette)]), -1
+            )
         step = max(6, int(0.26 * ppm))
         for y in range(step, h - step // 2, step):
             for x in range(step, w - step // 2, step):
-                ink = bytes_of(palette[rng.integers(len(palette))])
+                ink = bytes_of(pick(rng, palette))
                 size = step * rng.uniform(0.25, 0.6)
                 turn = rng.uniform(0, np.pi) + np.arange(int(rng.integers(3, 7)))[:, None] * 2.4
                 points = np.array([x, y]) + size * np.concatenate([np.cos(turn), np.sin(turn)], -1)
@@ -182,112 +195,3 @@ def rug(palette: Sequence[Rgb]) -> Paint:
         return np.clip(out * (1 + 0.08 * rng.standard_normal((h, w, 1), dtype=np.float32)), 0, 1)
 
     return paint
-
-
-def window_view(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Street scene behind a white cross-bar window frame."""
-    image = (landscape(rng, h, w, ppm) * 255).astype(np.uint8)
-    for _ in range(5):
-        left, top = int(rng.uniform(0, 0.9) * w), int(rng.uniform(0.4, 0.65) * h)
-        right = left + int(rng.uniform(0.08, 0.2) * w)
-        cv2.rectangle(image, (left, top), (right, h), bytes_of(random_colour(rng, 0.35, 0.8)), -1)
-        for y in range(top + 8, h - 10, 22):
-            for x in range(left + 6, right - 8, 18):
-                cv2.rectangle(image, (x, y), (x + 7, y + 11), (40, 50, 70) if rng.random() < 0.6 else (250, 230, 140), -1)
-    bar = int(0.03 * ppm)
-    for x in (0, int(w * 0.36), w - bar):
-        image[:, x : x + bar] = 235
-    for y in (0, int(h * 0.3), h - bar):
-        image[y : y + bar] = 235
-    return image.astype(np.float32) / 255.0
-
-
-def mural(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Green wall with painted mountains, a big sun and scattered leaves."""
-    image = canvas(h, w, (0.62, 0.74, 0.56))
-    cv2.circle(image, (int(0.72 * w), int(0.34 * h)), int(0.5 * ppm), bytes_of((0.93, 0.62, 0.25)), -1, cv2.LINE_AA)
-    tones = [(0.48, 0.62, 0.55), (0.33, 0.52, 0.47), (0.55, 0.5, 0.3), (0.2, 0.38, 0.33), (0.12, 0.25, 0.24)]
-    hills(rng, image, tones, 0.3, 0.85, 0.06)
-    for _ in range(170):
-        x, y = rng.uniform((0, 0), (w, h))
-        axes = (int(ppm * rng.uniform(0.03, 0.09)), int(ppm * rng.uniform(0.01, 0.035)))
-        ink = bytes_of(random_colour(rng, 0.2, 0.75))
-        cv2.ellipse(image, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, ink, -1, cv2.LINE_AA)
-    return finish(image, rng, ppm, 0.05)
-
-
-def floor(rugs: Sequence[tuple[float, float, float, float, Paint]], tiled: tuple[float, Paint]) -> Paint:
-    """Boards with a tiled strip (from x = tiled[0] on) and rugs (x0, y0, x1, y1, paint) lying on them, metres.
-
-    Texture row 0 is the far side (largest y), column 0 is x = 0.
-    """
-
-    def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
-        image = planks((0.62, 0.43, 0.27), 0.16)(rng, h, w, ppm)
-        image *= (1.0 + 0.12 * noise(rng, h, w, 0.9 * ppm, 0.9 * ppm, 2))[..., None]
-        edge = int(tiled[0] * ppm)
-        image[:, edge:] = tiled[1](rng, h, w - edge, ppm)
-        for x0, y0, x1, y1, carpet in rugs:
-            top, left = h - int(y1 * ppm), int(x0 * ppm)
-            rows, columns = int((y1 - y0) * ppm), int((x1 - x0) * ppm)
-            image[top : top + rows, left : left + columns] = carpet(rng, rows, columns, ppm)
-        return np.clip(image, 0, 1)
-
-    return paint
-
-
-def ceiling(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Pale bays of different tints with stencilled rings and cracks."""
-    image = canvas(h, w, (0.9, 0.88, 0.84))
-    left = 0
-    while left < w:
-        right = left + int(ppm * rng.uniform(0.5, 1.1))
-        image[:, left:right] = bytes_of(tuple(np.clip(0.8 + rng.uniform(-0.2, 0.15, 3), 0, 1)))
-        left = right
-    for _ in range(46):
-        x, y = (int(v) for v in rng.uniform((0, 0), (w, h)))
-        ink, radius = bytes_of(random_colour(rng, 0.35, 0.85)), int(ppm * rng.uniform(0.06, 0.3))
-        cv2.circle(image, (x, y), radius, ink, max(1, int(ppm * rng.uniform(0.01, 0.04))), cv2.LINE_AA)
-        turn = rng.uniform(0, 6) + np.arange(int(rng.integers(3, 8)))[:, None] * 2.4
-        star = np.array([x, y]) + 0.6 * radius * np.concatenate([np.cos(turn), np.sin(turn)], -1)
-        cv2.fillPoly(image, [star.astype(np.int32)], bytes_of(random_colour(rng, 0.4, 0.85)), cv2.LINE_AA)
-    return finish(image, rng, ppm, 0.05)
-
-
-def south_wall(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Wallpaper of irregular warm stripes with flowers, wooden panelling below 0.9 m."""
-    image = canvas(h, w, (0.9, 0.78, 0.55))
-    left = 0
-    while left < w:
-        width = int(ppm * rng.uniform(0.04, 0.3))
-        tone = np.array([0.88, 0.7, 0.45]) * rng.uniform(0.75, 1.12) + rng.uniform(-0.08, 0.08, 3)
-        image[:, left : left + width] = bytes_of(tuple(np.clip(tone, 0, 1)))
-        left += width
-    for _ in range(260):
-        x, y = (int(v) for v in rng.uniform((0, 0), (w, h)))
-        ink, size = bytes_of(random_colour(rng, 0.15, 0.8)), ppm * rng.uniform(0.015, 0.05)
-        for petal in np.arange(5) * 2 * np.pi / 5 + rng.uniform(0, 1):
-            centre = (int(x + size * np.cos(petal)), int(y + size * np.sin(petal)))
-            cv2.circle(image, centre, max(1, int(size * 0.55)), ink, -1, cv2.LINE_AA)
-    out = finish(image, rng, ppm, 0.04)
-    top = h - int(0.9 * ppm)
-    out[top:] = planks((0.5, 0.3, 0.2), 0.2, vertical=True)(rng, h - top, w, ppm)
-    out[top : top + int(0.03 * ppm)] = 0.3
-    return out
-
-
-def brick_wall(rng: Generator, h: int, w: int, ppm: float) -> Image:
-    """Bricks with whitewashed and sooty zones and painted lettering, so that no two parts look alike."""
-    colours = [(0.62, 0.28, 0.2), (0.5, 0.22, 0.18), (0.7, 0.4, 0.28), (0.45, 0.3, 0.28), (0.75, 0.55, 0.42)]
-    image = bricks(colours, (0.72, 0.68, 0.62))(rng, h, w, ppm)
-    zones = noise(rng, h, w, 0.9 * ppm, 0.9 * ppm, 3)
-    wash = 0.75 * np.clip(zones * 1.6 - 0.5, 0, 1)[..., None]
-    tint = np.array([0.85, 0.84, 0.8], np.float32) * np.linspace(0.8, 1.05, w, dtype=np.float32)[None, :, None]
-    image = image * (1 - wash) + tint * wash * (0.6 + 0.4 * image.max(axis=2, keepdims=True))
-    image *= np.clip(1 + 0.45 * np.minimum(zones + 0.3, 0), 0.5, 1)[..., None]
-    paint = (np.clip(image, 0, 1) * 255).astype(np.uint8)
-    for left, size, top in ((0.03, 0.32, 0.25), (0.33, 0.2, 0.8), (0.47, 0.3, 0.55), (0.62, 0.25, 0.2), (0.9, 0.25, 0.9)):
-        patch = np.ascontiguousarray(paint[:, int(left * w) : int(left * w) + int(1.2 * ppm)])
-        write_word(patch, rng, random_colour(rng, 0.1, 0.9), str(rng.choice(WORDS)), int(top * ppm), int(size * ppm))
-        paint[:, int(left * w) : int(left * w) + patch.shape[1]] = patch
-    return np.asarray(paint, np.float32) / 255.0

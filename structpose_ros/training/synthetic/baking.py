@@ -1,4 +1,5 @@
-"""From surfaces to what the renderer needs: one triangle mesh, one lit texture atlas with its smaller copies."""
+"""From surfaces to what the renderer needs: a triangle mesh and a lit texture atlas with smaller copies."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ AMBIENT_REACH_M = 1.3
 
 @dataclass(frozen=True)
 class Light:
-    """Square lamp: centre and half edges (3,) m, colour (3,) in lux-like units at 1 m, facing unit vector or None."""
+    """Rectangular lamp: centre, half edges (3,) m, colour (3,) at 1 m, unit vector it faces, if any."""
 
     centre: tuple[float, float, float]
     half_u: tuple[float, float, float]
@@ -35,7 +36,7 @@ class Light:
 
 @dataclass(frozen=True)
 class BakedScene:
-    """Triangles (T), m, map frame, and the atlas they look up; arrays only, so that it can be saved and mapped."""
+    """Triangles (T), m, map frame, and the atlas they look up; arrays only, so that files can hold it."""
 
     vertices: FloatArray  # (V, 3)
     triangles: NDArray[np.int32]  # (T, 3)
@@ -53,15 +54,17 @@ class BakedScene:
     @classmethod
     def load(cls, folder: Path) -> BakedScene:
         """Read what `save` wrote; the arrays are memory-mapped, so several processes share them."""
-        return cls(**{field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(cls)})
+        return cls(
+            **{field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(cls)}
+        )
 
     def embree(self) -> EmbreeScene:
-        """The triangles, ready to be hit by rays; a ray's primID is a row of `triangles`."""
+        """Return the triangles, ready to be hit by rays; a ray's primID is a row of `triangles`."""
         return embree_scene(self.vertices, self.triangles)
 
 
 def embree_scene(vertices: FloatArray, triangles: NDArray[np.int32]) -> EmbreeScene:
-    """An Embree scene holding one triangle mesh."""
+    """Return an Embree scene holding one triangle mesh."""
     scene = EmbreeScene()
     TriangleMesh(scene, np.array(vertices, np.float32), np.array(triangles, np.int32))
     return scene
@@ -85,13 +88,18 @@ def bake(surfaces: Sequence[Surface], lights: Sequence[Light], ambient: float, s
     steps = corner_texels[:, 1:] - corner_texels[:, :1]
     atlas, origins = mip_atlas(lit, corners, height)
     return BakedScene(
-        np.concatenate(vertices).astype(np.float32), np.concatenate(triangles).astype(np.int32),
+        np.concatenate(vertices).astype(np.float32),
+        np.concatenate(triangles).astype(np.int32),
         np.concatenate([corner_texels[:, 0], steps.reshape(-1, 4)], 1).astype(np.float32),
-        np.concatenate(density).astype(np.float32), np.concatenate(ids).astype(np.int32), atlas, origins)
+        np.concatenate(density).astype(np.float32),
+        np.concatenate(ids).astype(np.int32),
+        atlas,
+        origins,
+    )
 
 
 def grid_triangles(rows: int, columns: int) -> NDArray[np.int64]:
-    """Two triangles (first vertex, right, down order) per cell of a grid of rows × columns points."""
+    """Return two triangles (first vertex, right, down order) per cell of a grid of rows × columns points."""
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1, 1)
     upper = corner + np.array([0, columns, 1])
     lower = corner + np.array([columns + 1, 1, columns])
@@ -99,7 +107,7 @@ def grid_triangles(rows: int, columns: int) -> NDArray[np.int64]:
 
 
 def texel_maps(surface: Surface, x: int, y: int) -> Array:
-    """Atlas coordinates (points, 2) of the surface's grid points; texel centres are integers."""
+    """Return atlas coordinates (points, 2) of the surface's grid points; texel centres are integers."""
     rows, columns = surface.grid.shape[:2]
     h, w = surface.albedo.shape[:2]
     u = np.linspace(0, w, columns) - 0.5 + x
@@ -108,7 +116,7 @@ def texel_maps(surface: Surface, x: int, y: int) -> Array:
 
 
 def pack(sizes: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], int]:
-    """Place images (h, w) on shelves, tallest first; returns their corners (x, y) and the height used."""
+    """Place images (h, w) on shelves, tallest first; return their corners (x, y) and the height used."""
     corners = [(0, 0)] * len(sizes)
     x = y = shelf = 0
     for index in sorted(range(len(sizes)), key=lambda k: (-sizes[k][0], k)):
@@ -120,28 +128,33 @@ def pack(sizes: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], int]:
     return corners, y + shelf
 
 
-def mip_atlas(lit: Sequence[Image], corners: Sequence[tuple[int, int]], height: int) -> tuple[NDArray[np.uint8],
-                                                                                          FloatArray]:
-    """The images in one 8-bit atlas; half-size copies of the whole stand in a column at its right."""
+def mip_atlas(
+    lit: Sequence[Image], corners: Sequence[tuple[int, int]], height: int
+) -> tuple[NDArray[np.uint8], FloatArray]:
+    """Return the images in one 8-bit atlas; half-size copies of the whole stand in a column at its right."""
     level = np.zeros((height, ATLAS_WIDTH, 3), np.uint8)
     for image, (x, y) in zip(lit, corners, strict=True):
         h, w = image.shape[:2]
         eight_bit = np.rint(image * 255).astype(np.uint8)
         level[y - MARGIN : y + h + MARGIN, x - MARGIN : x + w + MARGIN] = cv2.copyMakeBorder(
-            eight_bit, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REPLICATE)
+            eight_bit, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REPLICATE
+        )
     atlas = np.zeros((height, ATLAS_WIDTH * 3 // 2, 3), np.uint8)
     atlas[:, :ATLAS_WIDTH] = level
     origins, top = [(0, 0)], 0
     for _ in range(1, LEVELS):
-        level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        half = (level.shape[1] // 2, level.shape[0] // 2)
+        level = np.asarray(cv2.resize(level, half, interpolation=cv2.INTER_AREA), np.uint8)
         atlas[top : top + level.shape[0], ATLAS_WIDTH : ATLAS_WIDTH + level.shape[1]] = level
         origins.append((ATLAS_WIDTH, top))
         top += level.shape[0]
     return atlas, np.array(origins, np.float32)
 
 
-def light_surfaces(surfaces: Sequence[Surface], lights: Sequence[Light], ambient: float, seed: int) -> list[Image]:
-    """Images (h, w, 3) in [0, 1] with ambient occlusion, soft shadows and a display gamma baked in."""
+def light_surfaces(
+    surfaces: Sequence[Surface], lights: Sequence[Light], ambient: float, seed: int
+) -> list[Image]:
+    """Return images (h, w, 3) in [0, 1] with ambient occlusion, soft shadows and a display gamma baked in."""
     scene = occluders([s for s in surfaces if not s.emission])
     cells = [light_cells(surface) for surface in surfaces]
     points = np.concatenate([p.reshape(-1, 3) for p, _ in cells])
@@ -160,18 +173,19 @@ def light_surfaces(surfaces: Sequence[Surface], lights: Sequence[Light], ambient
 
 
 def apply_light(surface: Surface, field: FloatArray) -> Image:
-    """Albedo times light (cells, linear), back to display values with a soft shoulder for highlights."""
+    """Return albedo times light (cells, linear) as display values, with a soft shoulder for highlights."""
     h, w = surface.albedo.shape[:2]
     if surface.emission:
-        return np.clip(surface.albedo * np.float32(surface.emission), 0, 1)
+        return np.asarray(np.clip(surface.albedo * np.float32(surface.emission), 0, 1))
     smooth = cv2.blur(field, (3, 3), borderType=cv2.BORDER_REPLICATE)
     light = np.maximum(cv2.resize(smooth, (w, h), interpolation=cv2.INTER_LINEAR), 0.02)
     linear = surface.albedo**2.2 * light
-    return np.clip((linear * (1 + 0.12 * linear) / (1 + linear * 0.55)) ** np.float32(1 / 2.2), 0, 1)
+    lit = np.clip((linear * (1 + 0.12 * linear) / (1 + linear * 0.55)) ** np.float32(1 / 2.2), 0, 1)
+    return np.asarray(lit, np.float32)
 
 
 def occluders(surfaces: Sequence[Surface]) -> EmbreeScene:
-    """Scene of everything that casts shadows (lamps and the window do not)."""
+    """Return scene of everything that casts shadows (lamps and the window do not)."""
     vertices, faces, first = [], [], 0
     for surface in surfaces:
         vertices.append(surface.grid.reshape(-1, 3))
@@ -181,7 +195,7 @@ def occluders(surfaces: Sequence[Surface]) -> EmbreeScene:
 
 
 def light_cells(surface: Surface) -> tuple[Array, Array]:
-    """Centres and unit normals (rows, columns, 3) of cells of about LIGHT_CELL_M, lifted 4 mm off the surface."""
+    """Return centres, 4 mm off the surface, and unit normals (rows, columns, 3) of its light cells."""
     grid = surface.grid
     h, w = surface.albedo.shape[:2]
     cells = LIGHT_CELL_M * surface.texels_per_metre
@@ -200,9 +214,10 @@ def light_cells(surface: Surface) -> tuple[Array, Array]:
     return points + 0.004 * normals, normals
 
 
-def ambient_light(scene: EmbreeScene, points: Array, normals: Array, rng: np.random.Generator,
-                  samples: int = 40) -> Array:
-    """Openness (N,) of each point: mean over cosine-weighted directions of the free distance, up to AMBIENT_REACH_M."""
+def ambient_light(
+    scene: EmbreeScene, points: Array, normals: Array, rng: np.random.Generator, samples: int = 40
+) -> Array:
+    """Return openness (N,) in [0, 1]: the free part of AMBIENT_REACH_M, a cosine-weighted mean."""
     total = np.zeros(len(points))
     reach = np.full(len(points), AMBIENT_REACH_M, np.float32)
     for _ in range(samples):
@@ -215,9 +230,15 @@ def ambient_light(scene: EmbreeScene, points: Array, normals: Array, rng: np.ran
     return total / samples
 
 
-def direct_light(scene: EmbreeScene, points: Array, normals: Array, light: Light, rng: np.random.Generator,
-                 samples: int = 12) -> Array:
-    """Light (N, 3) arriving from one lamp: Lambert's cosine law, inverse square, sampled visibility."""
+def direct_light(
+    scene: EmbreeScene,
+    points: Array,
+    normals: Array,
+    light: Light,
+    rng: np.random.Generator,
+    samples: int = 12,
+) -> Array:
+    """Return the light (N, 3) from one lamp: Lambert's cosine law, inverse square, sampled visibility."""
     total = np.zeros(len(points))
     for _ in range(samples):
         at = rng.uniform(-1, 1, (2, len(points), 1))
@@ -228,7 +249,11 @@ def direct_light(scene: EmbreeScene, points: Array, normals: Array, light: Light
         strength = np.maximum((direction * normals).sum(1), 0) / (0.3 + distance**2)
         if light.facing is not None:
             strength *= np.maximum(-(direction @ np.array(light.facing)), 0)
-        shadow = scene.run(points.astype(np.float32), direction.astype(np.float32),
-                           (distance - 0.03).astype(np.float32), query="OCCLUDED")
+        shadow = scene.run(
+            points.astype(np.float32),
+            direction.astype(np.float32),
+            (distance - 0.03).astype(np.float32),
+            query="OCCLUDED",
+        )
         total += np.where(shadow == 0, 0.0, strength)
-    return total[:, None] / samples * np.array(light.colour)
+    return np.asarray(total[:, None] / samples * np.array(light.colour))

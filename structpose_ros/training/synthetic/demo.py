@@ -1,4 +1,5 @@
 """Renders the demo room's tours to disk: 7-Scenes layout with a camera.yaml, several processes, resumable."""
+
 from __future__ import annotations
 
 import json
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import cv2
 import numpy as np
 
 from .baking import BakedScene
+from .freespace import FreeSpace
 from .raycast import Pinhole, Renderer
 from .room import EXTENT, build_room, room_footprints
 from .sensor import Sensor
 from .surfaces import Array
-from .tours import STYLES, FreeSpace, Tour, plan_tour, planned_frames
+from .tours import STYLES, Tour, plan_tour, planned_frames
 
 MANIFEST = "demo_room.json"
 RENDER_VERSION = 1  # raise it whenever the same seed gives other pixels or poses
@@ -35,7 +38,7 @@ class ForeignFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One frame to render: where to, from where (map_from_camera), how fast the camera turns (rad/s), when (s)."""
+    """One frame to render: where to, from where (map_from_camera), turning how fast (rad/s), when (s)."""
 
     folder: Path
     tour: str
@@ -54,9 +57,17 @@ class Setup:
     seed: int
 
 
-def render_demo(out: Path, *, seed: int = 7, tours: Sequence[str] = ("mapping", "localization"),
-                frames: Mapping[str, int] | None = None, width: int = 640, height: int = 480,
-                workers: int | None = None, progress: bool = True) -> None:
+def render_demo(
+    out: Path,
+    *,
+    seed: int = 7,
+    tours: Sequence[str] = ("mapping", "localization"),
+    frames: Mapping[str, int] | None = None,
+    width: int = 640,
+    height: int = 480,
+    workers: int | None = None,
+    progress: bool = True,
+) -> None:
     """Render tours of the demo room into `out`; frames that are already there are kept.
 
     frames: number of frames per tour, from its start (default: mapping 1500, localization 300, 10 Hz).
@@ -80,7 +91,7 @@ def render_demo(out: Path, *, seed: int = 7, tours: Sequence[str] = ("mapping", 
 
 
 def frame_count(name: str, frames: Mapping[str, int] | None) -> int:
-    """Frames to render of a tour; refuses names and numbers that make no sense."""
+    """Return the number of frames to render of a tour; refuse names and numbers that make no sense."""
     if name not in STYLES:
         raise ValueError(f"unknown tour {name!r}, expected one of {', '.join(STYLES)}")
     count = (frames or {}).get(name, STYLES[name].frames)
@@ -97,9 +108,16 @@ def claim_folder(out: Path, seed: int, width: int, height: int, counts: Mapping[
     if path.is_file():
         found = json.loads(path.read_text())
         earlier = found.pop("planned", {})
-        clash = [f"{key} {found.get(key)} (expected {value})" for key, value in wanted.items() if found.get(key) != value]
-        clash += [f"{name} planned for {earlier[name]} frames (expected {value})"
-                  for name, value in planned.items() if earlier.get(name, value) != value]
+        clash = [
+            f"{key} {found.get(key)} (expected {value})"
+            for key, value in wanted.items()
+            if found.get(key) != value
+        ]
+        clash += [
+            f"{name} planned for {earlier[name]} frames (expected {value})"
+            for name, value in planned.items()
+            if earlier.get(name, value) != value
+        ]
         if clash:
             raise ForeignFolderError(f"{out} holds another demo room: {', '.join(clash)}")
         planned = {**earlier, **planned}
@@ -110,19 +128,20 @@ def claim_folder(out: Path, seed: int, width: int, height: int, counts: Mapping[
 
 
 def tour_jobs(folder: Path, name: str, tour: Tour) -> Iterator[Job]:
-    """One job per frame."""
+    """Yield one job per frame."""
     for frame, (pose, turning, stamp) in enumerate(
-            zip(tour.map_from_camera, tour.angular_velocity, tour.stamps, strict=True)):
+        zip(tour.map_from_camera, tour.angular_velocity, tour.stamps, strict=True)
+    ):
         yield Job(folder, name, frame, pose, turning, float(stamp))
 
 
 def frame_path(job: Job, ending: str) -> Path:
-    """Path of one of a frame's files."""
+    """Return path of one of a frame's files."""
     return job.folder / f"frame-{job.frame:06d}.{ending}"
 
 
 def is_complete(job: Job) -> bool:
-    """True when all three files are there; each appears under its name only once it is whole."""
+    """Return whether all three files are there; each gets its name only once it is whole."""
     return all(frame_path(job, ending).is_file() for ending in ("color.jpg", "depth.png", "pose.txt"))
 
 
@@ -133,7 +152,8 @@ def render_jobs(jobs: Sequence[Job], camera: Pinhole, seed: int, workers: int, p
         setup = Setup(Path(scratch), camera, seed)
         if workers == 1 or len(jobs) < 4:
             with one_thread():
-                report((render_frame(job, setup) for job in jobs), len(jobs), progress)
+                report(map(partial(render_frame, setup), jobs), len(jobs), progress)
+            _renderers.clear()  # the atlas is large, and this process goes on
             return
         # Forking a process that has started threads (OpenCV, a progress bar…) can hang: always spawn.
         context = multiprocessing.get_context("spawn")
@@ -145,7 +165,12 @@ def report(done: Iterable[Any], total: int, progress: bool) -> None:
     """Run through the finished frames and show how many there are."""
     for number, _ in enumerate(done, 1):
         if progress and (number % 10 == 0 or number == total):
-            print(f"\rdemo room: {number}/{total} frames", end="\n" if number == total else "", file=sys.stderr, flush=True)
+            print(
+                f"\rdemo room: {number}/{total} frames",
+                end="\n" if number == total else "",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextmanager
@@ -153,8 +178,10 @@ def one_thread() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own: the processes already use the cores."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(before)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 _worker_setup: list[Setup] = []
@@ -169,32 +196,36 @@ def start_worker(setup: Setup) -> None:
 
 def work(job: Job) -> None:
     """Render one job in a worker process."""
-    render_frame(job, _worker_setup[0])
+    render_frame(_worker_setup[0], job)
 
 
 def renderer_for(setup: Setup) -> Renderer:
-    """This process's renderer, made at its first frame."""
+    """Return this process's renderer, made at its first frame."""
     if setup.scene_folder not in _renderers:
         _renderers.clear()
         _renderers[setup.scene_folder] = Renderer(BakedScene.load(setup.scene_folder), setup.camera)
     return _renderers[setup.scene_folder]
 
 
-def render_frame(job: Job, setup: Setup) -> None:
+def render_frame(setup: Setup, job: Job) -> None:
     """Render one frame and write its three files."""
     clean, depth = renderer_for(setup).render(job.map_from_camera)
     sensor = Sensor(setup.camera, setup.seed, STYLES[job.tour].number)
     image = sensor.expose(clean, job.frame, job.seconds, job.angular_velocity)
     millimetres = np.clip(np.rint(depth * 1000.0), 0, 65534).astype(np.uint16)
-    write_atomically(frame_path(job, "color.jpg"),
-                     encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    write_atomically(frame_path(job, "depth.png"), encode(".png", millimetres, cv2.IMWRITE_PNG_COMPRESSION, 1))
+    write_atomically(
+        frame_path(job, "color.jpg"),
+        encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY),
+    )
+    write_atomically(
+        frame_path(job, "depth.png"), encode(".png", millimetres, cv2.IMWRITE_PNG_COMPRESSION, 1)
+    )
     rows = (" ".join(f"{value:.10e}" for value in row) for row in job.map_from_camera)
     write_atomically(frame_path(job, "pose.txt"), ("\n".join(rows) + "\n").encode())
 
 
 def encode(ending: str, image: np.ndarray[Any, Any], option: int, value: int) -> bytes:
-    """An image file's bytes."""
+    """Return an image file's bytes."""
     done, data = cv2.imencode(ending, image, [option, value])
     if not done:
         raise RuntimeError(f"could not encode an image as {ending}")
@@ -209,14 +240,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_stamps(path: Path, tour: Tour) -> None:
-    """One line per frame, seconds from the start; a longer list from an earlier call stays."""
+    """Write one line per frame, seconds from the start; a longer list from an earlier call stays."""
     if path.is_file() and len(path.read_text().splitlines()) > len(tour.stamps):
         return
     write_atomically(path, "".join(f"{stamp:.6f}\n" for stamp in tour.stamps).encode())
 
 
 def camera_yaml(camera: Pinhole) -> str:
-    """The camera in the YAML form of ROS's camera_info."""
+    """Return the camera in the YAML form of ROS's camera_info."""
 
     def matrix(name: str, rows: int, columns: int, data: Sequence[float]) -> str:
         listed = ", ".join(f"{value:.10g}" for value in data)

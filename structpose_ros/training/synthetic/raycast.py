@@ -1,4 +1,5 @@
 """Ray casting of a baked scene: colour and depth of a pinhole camera."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -26,13 +27,15 @@ class Pinhole:
 
     @classmethod
     def of_size(cls, width: int, height: int) -> Pinhole:
-        """About 75 degrees wide, square pixels, principal point in the middle of the image."""
+        """Return a camera about 75 degrees wide, square pixels, principal point in the middle."""
         focal = 417.0 * width / 640.0
         return cls(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
 
     def rays(self, u: NDArray[np.floating], v: NDArray[np.floating]) -> FloatArray:
-        """Directions (..., 3) in the camera frame with z = 1, so that ray lengths are depths."""
-        return np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy, np.ones_like(u)], -1).astype(np.float32)
+        """Return directions (..., 3) in the camera frame with z = 1, so that ray lengths are depths."""
+        return np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy, np.ones_like(u)], -1).astype(
+            np.float32
+        )
 
 
 class Renderer:
@@ -47,12 +50,14 @@ class Renderer:
         self._scales = np.float32(0.5) ** np.arange(LEVELS, dtype=np.float32)
         self._normals = unit_normals(scene)
         self._embree = scene.embree()
-        u, v = np.meshgrid(np.arange(camera.width, dtype=np.float64), np.arange(camera.height, dtype=np.float64))
+        u, v = np.meshgrid(
+            np.arange(camera.width, dtype=np.float64), np.arange(camera.height, dtype=np.float64)
+        )
         self._u, self._v = u.ravel(), v.ravel()
         self._rays = camera.rays(self._u, self._v)
 
     def render(self, map_from_camera: Array) -> tuple[FloatArray, FloatArray]:
-        """Image (H, W, 3) RGB in 0..255 and depth (H, W) along the optical axis in metres (0: nothing hit)."""
+        """Return the image (H, W, 3) in 0..255 and the depth (H, W), m along the optical axis (0: none)."""
         shape = self.camera.height, self.camera.width
         colour, depth, surfaces = self._shoot(map_from_camera, self._rays)
         edges = surface_edges(surfaces.reshape(shape)).ravel()
@@ -63,8 +68,10 @@ class Renderer:
             colour[edges] = samples.reshape(len(SUBPIXELS), -1, 3).mean(0)
         return colour.reshape(*shape, 3), depth.reshape(shape)
 
-    def _shoot(self, map_from_camera: Array, rays: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
-        """Colour (N, 3), depth (N,) and surface number (N,) for rays (N, 3) of the camera frame."""
+    def _shoot(
+        self, map_from_camera: Array, rays: FloatArray
+    ) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
+        """Return colour (N, 3), depth (N,) and surface number (N,) for rays (N, 3) of the camera frame."""
         directions = rays @ map_from_camera[:3, :3].T.astype(np.float32)
         origins = np.empty_like(directions)
         origins[:] = map_from_camera[:3, 3]
@@ -72,18 +79,22 @@ class Renderer:
         triangle = hits["primID"]
         missed = triangle < 0
         depth = np.where(missed, np.float32(0), hits["tfar"])
-        # A pixel covers depth / f along one direction and 1 / cosine times as much along the other; the geometric
-        # mean of both, in texels, picks the level of detail. Ray lengths cancel but for a square root.
+        # A pixel covers length / f along one direction and 1 / cosine times as much along the other; the
+        # geometric mean of both, in texels, picks the level of detail.
         facing = np.abs(np.einsum("ij,ij->i", self._normals[triangle], directions))
         length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
-        footprint = self._density[triangle] * depth * length * np.sqrt(length / np.maximum(facing, 0.05 * length))
+        footprint = (
+            self._density[triangle] * depth * length * np.sqrt(length / np.maximum(facing, 0.05 * length))
+        )
         footprint /= np.float32(self.camera.fx)
         colour = self._lookup(triangle, hits["u"], hits["v"], footprint)
         colour[missed] = 0
         return colour, depth, self._surface_ids[triangle]
 
-    def _lookup(self, triangle: NDArray[np.int32], u: FloatArray, v: FloatArray, footprint: FloatArray) -> FloatArray:
-        """Trilinear texture lookup: bilinear in the two nearest levels, mixed by the footprint in texels."""
+    def _lookup(
+        self, triangle: NDArray[np.int32], u: FloatArray, v: FloatArray, footprint: FloatArray
+    ) -> FloatArray:
+        """Return colours (N, 3), bilinear in the two nearest levels, mixed by the footprint in texels."""
         start = self._texel_map[triangle]
         x = start[:, 0] + u * start[:, 2] + v * start[:, 4]
         y = start[:, 1] + u * start[:, 3] + v * start[:, 5]
@@ -106,14 +117,14 @@ class Renderer:
 
 
 def unit_normals(scene: BakedScene) -> FloatArray:
-    """Normals (T, 3) of the triangles; their sign does not matter here."""
+    """Return normals (T, 3) of the triangles; their sign does not matter here."""
     a, b, c = (np.asarray(scene.vertices)[np.asarray(scene.triangles)[:, k]] for k in range(3))
     normals = np.cross(b - a, c - a)
     return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def surface_edges(surfaces: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels (H, W) whose right or lower neighbour lies on another surface, and those neighbours."""
+    """Return pixels (H, W) whose right or lower neighbour lies on another surface, and those neighbours."""
     edges = np.zeros(surfaces.shape, bool)
     across, down = surfaces[:, 1:] != surfaces[:, :-1], surfaces[1:] != surfaces[:-1]
     edges[:, 1:] |= across

@@ -1,4 +1,5 @@
 """What a cheap camera does to a clean image: motion blur, exposure and white-balance drift, noise."""
+
 from __future__ import annotations
 
 import cv2
@@ -14,7 +15,7 @@ NOISE = 2.8  # standard deviation in grey values of 255, at mid brightness
 
 
 class Sensor:
-    """The effects of one tour; each frame's noise depends on the frame number only, never on the order of work."""
+    """The effects of one tour; a frame's noise depends on its number alone, never on the order of work."""
 
     def __init__(self, camera: Pinhole, seed: int, tour_number: int) -> None:
         self.camera = camera
@@ -28,15 +29,17 @@ class Sensor:
         self._vignette = (1 - 0.06 * (u**2 + v**2)).astype(np.float32)[..., None]
 
     def gains(self, seconds: float, brightness: float) -> FloatArray:
-        """Factor (3,) of R, G, B: a slow drift within ±20 %, part of it against the image's own brightness."""
+        """Return factors (3,) of R, G, B: slow drift within ±20 %, partly against the brightness."""
         waves = np.sin(2 * np.pi * seconds / self._gain_period + self._gain_phase)
         drift = 1.0 + float(waves @ np.array([0.07, 0.04, 0.02]))
         exposure = drift * float(np.clip(105.0 / max(brightness, 1.0), 0.6, 1.6)) ** 0.25
         red, blue = 0.025 * np.sin(2 * np.pi * seconds / self._white_period + self._white_phase)
-        return (np.clip(exposure, 0.8, 1.2) * np.array([1 + red, 1.0, 1 + blue])).astype(np.float32)
+        return np.asarray(np.clip(exposure, 0.8, 1.2) * np.array([1 + red, 1.0, 1 + blue]), np.float32)
 
-    def expose(self, clean: FloatArray, frame: int, seconds: float, angular_velocity: Array) -> NDArray[np.uint8]:
-        """8-bit RGB image (H, W, 3) from the clean one (0..255) taken while turning at angular_velocity (rad/s)."""
+    def expose(
+        self, clean: FloatArray, frame: int, seconds: float, angular_velocity: Array
+    ) -> NDArray[np.uint8]:
+        """Return the 8-bit RGB image (H, W, 3) of a clean one (0..255), taken while turning (rad/s)."""
         blurred = self._motion_blur(clean, angular_velocity)
         image = blurred * (self._vignette * self.gains(seconds, float(blurred.mean())))
         rng = np.random.default_rng([*self._key, frame])

@@ -1,4 +1,5 @@
 """Textured surfaces in the map frame, and a builder that places furniture made of them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ class Builder:
 
     @contextmanager
     def at(self, x: float, y: float, yaw_deg: float = 0.0, z: float = 0.0) -> Iterator[None]:
-        """Shapes made inside the block stand at (x, y, z), turned by yaw about the vertical."""
+        """Let shapes made inside the block stand at (x, y, z), turned by yaw about the vertical."""
         before = self._origin, self._rotation
         c, s = np.cos(np.deg2rad(yaw_deg)), np.sin(np.deg2rad(yaw_deg))
         self._origin = before[0] + before[1] @ np.array([x, y, z])
@@ -60,27 +61,44 @@ class Builder:
         albedo = paint(rng, h, w, ppm) if ppm > 0 else np.zeros((h, w, 3), np.float32)
         self.surfaces.append(Surface(points, albedo, ppm, emission))
 
-    def quad(self, top_left: ArrayLike, right: ArrayLike, down: ArrayLike, paint: Paint, ppm: float = 330.0,
-             emission: float = 0.0) -> None:
+    def quad(
+        self,
+        top_left: ArrayLike,
+        right: ArrayLike,
+        down: ArrayLike,
+        paint: Paint,
+        ppm: float = 330.0,
+        emission: float = 0.0,
+    ) -> None:
         """Add a parallelogram given by its top left corner and two edge vectors."""
         corner, u, v = (np.asarray(a, np.float64) for a in (top_left, right, down))
         self.sheet([[corner, corner + u], [corner + v, corner + u + v]], paint, ppm, emission)
 
     def footprint(self, outline: ArrayLike, bottom: float) -> None:
-        """Mark a polygon (K, 2) of the current frame as taken, if what stands there reaches down to the robot."""
+        """Mark a polygon (K, 2) of the current frame as taken, if its bottom is low enough to be hit."""
         if self._origin[2] + bottom < OBSTACLE_CEILING:
             points = np.asarray(outline, np.float64)
             self.footprints.append(points @ self._rotation[:2, :2].T + self._origin[:2])
 
-    def box(self, lo: ArrayLike, hi: ArrayLike, paint: Paint, faces: Mapping[str, Paint] | None = None,
-            ppm: float = 330.0, emission: float = 0.0) -> None:
+    def box(
+        self,
+        lo: ArrayLike,
+        hi: ArrayLike,
+        paint: Paint,
+        faces: Mapping[str, Paint] | None = None,
+        ppm: float = 330.0,
+        emission: float = 0.0,
+    ) -> None:
         """Add an axis-aligned box of the current frame; `faces` overrides the paint of ±x, ±y, ±z by name."""
         (x0, y0, z0), (x1, y1, z1) = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
         dx, dy, dz = x1 - x0, y1 - y0, z1 - z0
         edges = {
-            "+x": ((x1, y0, z1), (0, dy, 0), (0, 0, -dz)), "-x": ((x0, y1, z1), (0, -dy, 0), (0, 0, -dz)),
-            "+y": ((x1, y1, z1), (-dx, 0, 0), (0, 0, -dz)), "-y": ((x0, y0, z1), (dx, 0, 0), (0, 0, -dz)),
-            "+z": ((x0, y1, z1), (dx, 0, 0), (0, -dy, 0)), "-z": ((x0, y0, z0), (dx, 0, 0), (0, dy, 0)),
+            "+x": ((x1, y0, z1), (0, dy, 0), (0, 0, -dz)),
+            "-x": ((x0, y1, z1), (0, -dy, 0), (0, 0, -dz)),
+            "+y": ((x1, y1, z1), (-dx, 0, 0), (0, 0, -dz)),
+            "-y": ((x0, y0, z1), (dx, 0, 0), (0, 0, -dz)),
+            "+z": ((x0, y1, z1), (dx, 0, 0), (0, -dy, 0)),
+            "-z": ((x0, y0, z0), (dx, 0, 0), (0, dy, 0)),
         }
         for name, (corner, right, down) in edges.items():
             if name == "-z" and self._origin[2] + z0 < 0.3:
@@ -88,9 +106,10 @@ class Builder:
             self.quad(corner, right, down, (faces or {}).get(name, paint), ppm, emission)
         self.footprint([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], z0)
 
-    def lathe(self, profile: ArrayLike, paint: Paint, sides: int = 20, ppm: float = 330.0,
-              emission: float = 0.0) -> None:
-        """Add a surface of revolution about the vertical; profile is (K, 2) of radius and height, top first."""
+    def lathe(
+        self, profile: ArrayLike, paint: Paint, sides: int = 20, ppm: float = 330.0, emission: float = 0.0
+    ) -> None:
+        """Add a surface of revolution about the vertical; profile (K, 2): radius and height, top first."""
         radius, height = np.asarray(profile, np.float64).T
         turn = np.linspace(0, 2 * np.pi, sides + 1)
         ring = np.stack([np.cos(turn), np.sin(turn)], -1)
@@ -98,13 +117,23 @@ class Builder:
         self.sheet(np.concatenate([radius[:, None, None] * ring, flat], -1), paint, ppm, emission)
         self.footprint(ring[:-1] * radius.max(), float(height.min()))
 
-    def cylinder(self, radius: float, bottom: float, top: float, paint: Paint, sides: int = 20, ppm: float = 330.0,
-                 emission: float = 0.0) -> None:
+    def cylinder(
+        self,
+        radius: float,
+        bottom: float,
+        top: float,
+        paint: Paint,
+        sides: int = 20,
+        ppm: float = 330.0,
+        emission: float = 0.0,
+    ) -> None:
         """Add an upright cylinder with a lid."""
         self.lathe([(0.001, top), (radius, top)], paint, sides, ppm, emission)
         self.lathe([(radius, top), (radius, bottom)], paint, sides, ppm, emission)
 
-    def sphere(self, radius: float, centre_z: float, paint: Paint, ppm: float = 330.0, emission: float = 0.0) -> None:
+    def sphere(
+        self, radius: float, centre_z: float, paint: Paint, ppm: float = 330.0, emission: float = 0.0
+    ) -> None:
         """Add a sphere above the origin of the current frame."""
         angle = np.linspace(0.02, np.pi - 0.02, 12)
         profile = np.stack([radius * np.sin(angle), centre_z + radius * np.cos(angle)], -1)

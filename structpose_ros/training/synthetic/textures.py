@@ -1,8 +1,11 @@
-"""Procedural textures: every function returns an RGB image (h, w, 3) float32 in [0, 1], row 0 at the top.
+"""Procedural textures.
 
-A *paint* is a function of (generator, height in texels, width in texels, texels per metre), so that patterns keep
-their size in metres whatever the resolution of the surface they are painted on.
+Every function returns an RGB image (h, w, 3) float32 in [0, 1], row 0 at the top.
+
+A *paint* is a function of (generator, height in texels, width in texels, texels per metre), so that patterns
+keep their size in metres whatever the resolution of the surface they are painted on.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -16,24 +19,57 @@ Image = NDArray[np.float32]
 Rgb = tuple[float, float, float]
 Paint = Callable[[Generator, int, int, float], Image]
 
-WORDS = ("NOVA", "ATLAS", "cafe", "1974", "KIWI", "Lumen", "R2", "ORBIT", "tea", "Basel", "No 7", "JAZZ", "mono",
-         "SOLO", "Fjord", "42", "ECHO", "Zebra", "lab", "PORTO", "Vega", "88", "Quark", "MILK", "Delta", "oslo")
-FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
+WORDS = (
+    "NOVA",
+    "ATLAS",
+    "cafe",
+    "1974",
+    "KIWI",
+    "Lumen",
+    "R2",
+    "ORBIT",
+    "tea",
+    "Basel",
+    "No 7",
+    "JAZZ",
+    "mono",
+    "SOLO",
+    "Fjord",
+    "42",
+    "ECHO",
+    "Zebra",
+    "lab",
+    "PORTO",
+    "Vega",
+    "88",
+    "Quark",
+    "MILK",
+    "Delta",
+    "oslo",
+)
+FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+    cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
+)
 
 
 def noise(rng: Generator, h: int, w: int, cell_v: float, cell_u: float, octaves: int = 3) -> Image:
-    """Smooth noise (h, w) around 0 with features of cell_v × cell_u texels; each octave halves size and strength."""
+    """Return smooth noise (h, w) around 0, features of cell_v × cell_u texels; octaves halve both."""
     total = np.zeros((h, w), np.float32)
     for octave in range(octaves):
         grid_h = max(2, min(h, int(np.ceil(h * 2**octave / cell_v)) + 1))
         grid_w = max(2, min(w, int(np.ceil(w * 2**octave / cell_u)) + 1))
         grid = rng.standard_normal((grid_h, grid_w), dtype=np.float32)
-        total += cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w) * np.float32(0.5**octave)
+        total += cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w) * np.float32(
+            0.5**octave
+        )
     return total
 
 
 def random_colour(rng: Generator, low: float = 0.12, high: float = 0.9) -> Rgb:
-    """A colour of random hue and brightness between low and high, from dusty to saturated."""
+    """Return a colour of random hue and brightness between low and high, from dusty to saturated."""
     hue, saturation = rng.uniform(0, 6), rng.uniform(0.25, 0.85)
     value = rng.uniform(0.45 * low + 0.55 * high, high) if high > 0.8 else rng.uniform(low, high)
     sector = (np.array([5.0, 3.0, 1.0]) + hue) % 6  # HSV to RGB
@@ -41,18 +77,23 @@ def random_colour(rng: Generator, low: float = 0.12, high: float = 0.9) -> Rgb:
     return float(r), float(g), float(b)
 
 
+def pick(rng: Generator, colours: Sequence[Rgb]) -> Rgb:
+    """Return one of the colours."""
+    return colours[int(rng.integers(len(colours)))]
+
+
 def bytes_of(colour: Rgb) -> tuple[int, int, int]:
-    """Colour as 8-bit values for OpenCV's drawing functions."""
+    """Return colour as 8-bit values for OpenCV's drawing functions."""
     return int(colour[0] * 255), int(colour[1] * 255), int(colour[2] * 255)
 
 
 def canvas(h: int, w: int, colour: Rgb) -> NDArray[np.uint8]:
-    """A one-colour 8-bit image to draw on (OpenCV draws anti-aliased on 8 bits only)."""
+    """Return a one-colour 8-bit image to draw on (OpenCV draws anti-aliased on 8 bits only)."""
     return np.full((h, w, 3), bytes_of(colour), np.uint8)
 
 
 def finish(drawing: NDArray[np.uint8], rng: Generator, ppm: float, grain: float = 0.05) -> Image:
-    """A drawing as float, with wear: blotches of some decimetres and fine grain."""
+    """Return a drawing as float, with wear: blotches of some decimetres and fine grain."""
     h, w = drawing.shape[:2]
     wear = 1.0 + grain * noise(rng, h, w, 0.3 * ppm, 0.3 * ppm, 4)
     wear += 0.6 * grain * rng.standard_normal((h, w), dtype=np.float32)
@@ -60,12 +101,12 @@ def finish(drawing: NDArray[np.uint8], rng: Generator, ppm: float, grain: float 
 
 
 def plain(colour: Rgb, grain: float = 0.07) -> Paint:
-    """Painted or plastic surface with slight wear."""
+    """Return painted or plastic surface with slight wear."""
     return lambda rng, h, w, ppm: finish(canvas(h, w, colour), rng, ppm, grain)
 
 
 def wood(colour: Rgb, along_u: bool = True) -> Paint:
-    """Wood with grain along the columns (along_u) or the rows of the texture."""
+    """Return wood with grain along the columns (along_u) or the rows of the texture."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         long_cell, short_cell = 0.6 * ppm, 0.02 * ppm
@@ -74,13 +115,13 @@ def wood(colour: Rgb, along_u: bool = True) -> Paint:
         value = 1.0 + 0.10 * np.sin(rings * 3.0) + 0.09 * noise(rng, h, w, *cells, 2)
         tint = np.array(colour, np.float32) * value[..., None]
         tint[..., 2] *= 1.0 - 0.05 * np.sin(rings)
-        return np.clip(tint, 0.0, 1.0).astype(np.float32)
+        return np.asarray(np.clip(tint, 0.0, 1.0), np.float32)
 
     return paint
 
 
 def planks(colour: Rgb, width_m: float = 0.14, vertical: bool = False) -> Paint:
-    """Boards of different tones and lengths with dark joints."""
+    """Return boards of different tones and lengths with dark joints."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         if vertical:
@@ -99,20 +140,20 @@ def planks(colour: Rgb, width_m: float = 0.14, vertical: bool = False) -> Paint:
                 board[:, -2:] *= 0.45
                 left = right
             image[top : top + 2] *= 0.45
-        return np.clip(image, 0.0, 1.0)
+        return np.asarray(np.clip(image, 0.0, 1.0), np.float32)
 
     return paint
 
 
 def bricks(colours: Sequence[Rgb], mortar: Rgb, width_m: float = 0.24, height_m: float = 0.085) -> Paint:
-    """Running-bond masonry, each brick in a colour of its own."""
+    """Return running-bond masonry, each brick in a colour of its own."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = canvas(h, w, mortar)
         gap, bw, bh = max(1, int(0.01 * ppm)), int(width_m * ppm), int(height_m * ppm)
         for row, top in enumerate(range(0, h, bh)):
             for left in range(-(row % 2) * bw // 2, w, bw):
-                tone = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.6, 1.25)
+                tone = np.array(pick(rng, colours)) * rng.uniform(0.6, 1.25)
                 corner = (max(left, 0), top), (left + bw - gap - 1, top + bh - gap - 1)
                 cv2.rectangle(image, *corner, bytes_of(tuple(np.clip(tone, 0, 1))), -1)
         return finish(image, rng, ppm, 0.09)
@@ -120,30 +161,36 @@ def bricks(colours: Sequence[Rgb], mortar: Rgb, width_m: float = 0.24, height_m:
     return paint
 
 
-def tiles(colours: Sequence[Rgb], size_m: float, joint: Rgb = (0.85, 0.85, 0.82), ornament: float = 0.3) -> Paint:
-    """Square tiles in random colours, a share of them (ornament) with a drawing."""
+def tiles(
+    colours: Sequence[Rgb], size_m: float, joint: Rgb = (0.85, 0.85, 0.82), ornament: float = 0.3
+) -> Paint:
+    """Return square tiles in random colours, a share of them (ornament) with a drawing."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = canvas(h, w, joint)
         size, gap = max(4, int(size_m * ppm)), max(1, int(0.006 * ppm))
         for top in range(0, h, size):
             for left in range(0, w, size):
-                tone = tuple(np.clip(np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.8, 1.15), 0, 1))
-                cv2.rectangle(image, (left, top), (left + size - gap - 1, top + size - gap - 1), bytes_of(tone), -1)
+                tone = tuple(np.clip(np.array(pick(rng, colours)) * rng.uniform(0.8, 1.15), 0, 1))
+                cv2.rectangle(
+                    image, (left, top), (left + size - gap - 1, top + size - gap - 1), bytes_of(tone), -1
+                )
                 if rng.random() < ornament:
                     centre = (left + size // 2, top + size // 2)
                     ink = bytes_of(random_colour(rng))
                     if rng.random() < 0.5:
                         cv2.circle(image, centre, int(size * rng.uniform(0.15, 0.4)), ink, -1, cv2.LINE_AA)
                     else:
-                        cv2.drawMarker(image, centre, ink, int(rng.integers(0, 5)), int(size * 0.6), max(1, size // 9))
+                        cv2.drawMarker(
+                            image, centre, ink, int(rng.integers(0, 5)), int(size * 0.6), max(1, size // 9)
+                        )
         return finish(image, rng, ppm, 0.04)
 
     return paint
 
 
 def stripes(colours: Sequence[Rgb], low_m: float, high_m: float, horizontal: bool = False) -> Paint:
-    """Stripes of random width between low_m and high_m."""
+    """Return stripes of random width between low_m and high_m."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = canvas(h, w, colours[0])
@@ -151,17 +198,17 @@ def stripes(colours: Sequence[Rgb], low_m: float, high_m: float, horizontal: boo
         last = -1
         while at < end:
             width = max(1, int(rng.uniform(low_m, high_m) * ppm))
-            pick = int(rng.choice([k for k in range(len(colours)) if k != last]))
+            index = int(rng.choice([k for k in range(len(colours)) if k != last]))
             area = image[at : at + width] if horizontal else image[:, at : at + width]
-            area[:] = bytes_of(colours[pick])
-            at, last = at + width, pick
+            area[:] = bytes_of(colours[index])
+            at, last = at + width, index
         return finish(image, rng, ppm, 0.05)
 
     return paint
 
 
 def plaid(base: Rgb, bands: Sequence[Rgb], size_m: float = 0.12) -> Paint:
-    """Woven cloth: translucent bands in both directions on a base colour."""
+    """Return woven cloth: translucent bands in both directions on a base colour."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = np.empty((h, w, 3), np.float32)
@@ -172,7 +219,7 @@ def plaid(base: Rgb, bands: Sequence[Rgb], size_m: float = 0.12) -> Paint:
                 width = max(1, int(size_m * ppm * rng.uniform(0.2, 1.0)))
                 area = image[at : at + width] if axis == 0 else image[:, at : at + width]
                 area *= 0.55
-                area += 0.45 * np.array(bands[rng.integers(len(bands))], np.float32)
+                area += 0.45 * np.array(pick(rng, bands), np.float32)
                 at += width + max(1, int(size_m * ppm * rng.uniform(0.3, 1.5)))
         image *= 1.0 + 0.09 * rng.standard_normal((h, w, 1), dtype=np.float32)
         return np.clip(image, 0.0, 1.0)
@@ -181,7 +228,7 @@ def plaid(base: Rgb, bands: Sequence[Rgb], size_m: float = 0.12) -> Paint:
 
 
 def terrazzo(base: Rgb, cell_m: float, spread: float = 0.5) -> Paint:
-    """Random convex shards of many colours on a base, larger ones first."""
+    """Return random convex shards of many colours on a base, larger ones first."""
 
     def paint(rng: Generator, h: int, w: int, ppm: float) -> Image:
         image = canvas(h, w, base)

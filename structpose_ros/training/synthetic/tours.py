@@ -1,22 +1,21 @@
 """Drives of a wheeled robot through the free space of the room: camera poses at 10 Hz.
 
-A drive is a list of way-points, joined by shortest paths that keep clear of the furniture, smoothed, with a heading
-that follows the path, looks aside and, at some way-points, turns on the spot. Everything follows from the seed.
+A drive is a list of way-points, joined by shortest paths that keep clear of the furniture, smoothed, with a
+heading that follows the path, looks aside and, at some way-points, turns on the spot. Everything follows from
+the seed.
 """
+
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
+from .freespace import FreeSpace
 from .surfaces import Array
 
-CELL_M = 0.05
 FRAME_S = 0.1
 FINE_STEPS = 10  # simulation steps per frame
 BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -49,96 +48,35 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Tour:
-    """Camera poses (N, 4, 4) map_from_camera, angular velocities (N, 3) rad/s in the camera frame, stamps (N,) s."""
+    """Poses map_from_camera (N, 4, 4), angular velocities (N, 3) rad/s in the camera frame, stamps (N,) s."""
 
     map_from_camera: Array
     angular_velocity: Array
     stamps: Array
 
 
-class FreeSpace:
-    """Distance from any point of the floor to the nearest wall or piece of furniture."""
-
-    def __init__(self, extent: tuple[float, float, float], footprints: Sequence[Array]) -> None:
-        self.shape = (round(extent[1] / CELL_M), round(extent[0] / CELL_M))
-        free = np.ones(self.shape, np.uint8)
-        for outline in footprints:
-            cv2.fillConvexPoly(free, np.rint(outline / CELL_M - 0.5).astype(np.int32), 0)
-        padded = np.pad(free, 1)
-        distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-        self.clearance_map = np.maximum(distance.astype(np.float64) * CELL_M - CELL_M / 2, 0)
-        self._slope_y, self._slope_x = np.gradient(cv2.GaussianBlur(self.clearance_map, (0, 0), 1.5), CELL_M)
-
-    def clearance(self, points: Array) -> Array:
-        """Clearance (N,) in m at points (N, 2)."""
-        return self._at(self.clearance_map, points)
-
-    def uphill(self, points: Array) -> Array:
-        """Unit directions (N, 2) in which the clearance grows."""
-        slope = np.stack([self._at(self._slope_x, points), self._at(self._slope_y, points)], -1)
-        return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-6)
-
-    def _at(self, field: Array, points: Array) -> Array:
-        at = (np.asarray(points) / CELL_M - 0.5).astype(np.float32)
-        sampled = cv2.remap(field.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR)
-        return sampled[0].astype(np.float64)
-
-    def reachable(self, margin: float) -> Array:
-        """Cell centres (N, 2) of the largest connected region with at least this clearance."""
-        _, labels, stats, _ = cv2.connectedComponentsWithStats((self.clearance_map >= margin).astype(np.uint8))
-        rows, columns = np.nonzero(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])))
-        return (np.stack([columns, rows], -1) + 0.5) * CELL_M
-
-    def route(self, start: Array, goal: Array, margin: float) -> Array:
-        """Shortest path (N, 2) over cells with at least this clearance, on every second cell, by A*."""
-        usable = self.clearance_map[1::2, 1::2] >= margin
-        first, last = (self._nearest(usable, point) for point in (start, goal))
-        queue, came, cost = [(0.0, first)], {first: first}, {first: 0.0}
-        while queue:
-            _, here = heapq.heappop(queue)
-            if here == last:
-                break
-            for dr, dc in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-                cell = (here[0] + dr, here[1] + dc)
-                if not (0 <= cell[0] < usable.shape[0] and 0 <= cell[1] < usable.shape[1]) or not usable[cell]:
-                    continue
-                total = cost[here] + float(np.hypot(dr, dc))
-                if total < cost.get(cell, np.inf):
-                    cost[cell], came[cell] = total, here
-                    heapq.heappush(queue, (total + float(np.hypot(cell[0] - last[0], cell[1] - last[1])), cell))
-        cells = [last]
-        while cells[-1] != first:
-            cells.append(came[cells[-1]])
-        return (np.array(cells[::-1])[:, ::-1] * 2 + 1.5) * CELL_M
-
-    @staticmethod
-    def _nearest(usable: NDArray[np.bool_], point: Array) -> tuple[int, int]:
-        cells = np.argwhere(usable)
-        offset = (cells[:, ::-1] * 2 + 1.5) * CELL_M - point
-        row, column = cells[int(np.argmin((offset**2).sum(1)))]
-        return int(row), int(column)
-
-
 def planned_frames(name: str, frames: int) -> int:
-    """Length a tour is planned for: shorter requests are its beginning, longer ones another tour."""
+    """Return length a tour is planned for: shorter requests are its beginning, longer ones another tour."""
     return max(frames, STYLES[name].frames)
 
 
 def plan_tour(space: FreeSpace, name: str, seed: int, frames: int) -> Tour:
-    """The first `frames` poses of the tour that is planned for planned_frames(name, frames).
+    """Return the first `frames` poses of the tour that is planned for planned_frames(name, frames).
 
     Of several random drives, the one is taken that leaves the fewest gaps in what has been seen.
     """
     style = STYLES[name]
     length = planned_frames(name, frames)
-    drives = (plan_drive(space, style, np.random.default_rng([seed, 50, style.number, attempt]), length)
-              for attempt in range(style.attempts))
+    drives = (
+        plan_drive(space, style, np.random.default_rng([seed, 50, style.number, attempt]), length)
+        for attempt in range(style.attempts)
+    )
     best = min(drives, key=lambda tour: gaps(space, tour)) if style.attempts > 1 else next(drives)
     return Tour(best.map_from_camera[:frames], best.angular_velocity[:frames], best.stamps[:frames])
 
 
 def plan_drive(space: FreeSpace, style: Style, rng: Generator, frames: int) -> Tour:
-    """One random drive of this many frames."""
+    """Return one random drive of this many frames."""
     duration = frames * FRAME_S
     way_points, spins = choose_way_points(space, style, rng, duration)
     path, stops = smooth_path(space, style, way_points, spins)
@@ -148,7 +86,7 @@ def plan_drive(space: FreeSpace, style: Style, rng: Generator, frames: int) -> T
 
 
 def gaps(space: FreeSpace, tour: Tour) -> float:
-    """Mean, over positions and headings one could take, of the squared way to the nearest frame of the tour.
+    """Return the mean, over poses one could take, of the squared way to the nearest frame of the tour.
 
     A step of 25 cm counts as much as a turn of 15 degrees.
     """
@@ -163,8 +101,10 @@ def gaps(space: FreeSpace, tour: Tour) -> float:
     return total / 12
 
 
-def choose_way_points(space: FreeSpace, style: Style, rng: Generator, duration: float) -> tuple[Array, list[int]]:
-    """Way-points (N, 2) that keep visiting the least visited parts, and the indices of those with a full turn."""
+def choose_way_points(
+    space: FreeSpace, style: Style, rng: Generator, duration: float
+) -> tuple[Array, list[int]]:
+    """Return way-points (N, 2) that seek the least visited parts, and the indices of the full turns."""
     candidates = space.reachable(style.margin + 0.02)
     points = [candidates[rng.integers(len(candidates))]]
     spins: list[int] = []
@@ -176,10 +116,16 @@ def choose_way_points(space: FreeSpace, style: Style, rng: Generator, duration: 
         away = np.linalg.norm(offset, axis=1)
         # Going on in the same direction saves the time of turning round.
         onward = (offset @ course) / np.maximum(away, 1e-6)
-        score = np.minimum(last_visit, 1.5) + 0.8 * onward + rng.uniform(0, 0.6, len(candidates)) - 0.12 * away
+        score = (
+            np.minimum(last_visit, 1.5) + 0.8 * onward + rng.uniform(0, 0.6, len(candidates)) - 0.12 * away
+        )
         score[away < style.spacing] -= 10.0
         points.append(candidates[int(np.argmax(score))])
-        course = (-1.0 if len(points) % style.reverse_every == 0 else 1.0) * (points[-1] - points[-2]) / np.linalg.norm(points[-1] - points[-2])
+        course = (
+            (-1.0 if len(points) % style.reverse_every == 0 else 1.0)
+            * (points[-1] - points[-2])
+            / np.linalg.norm(points[-1] - points[-2])
+        )
         reach = np.linalg.norm(candidates - points[-1], axis=1)
         last_visit = np.minimum(last_visit + 0.1, reach)
         budget -= 1.2 * float(np.linalg.norm(points[-1] - points[-2])) / style.speed
@@ -191,8 +137,10 @@ def choose_way_points(space: FreeSpace, style: Style, rng: Generator, duration: 
     return np.array(points), spins
 
 
-def smooth_path(space: FreeSpace, style: Style, way_points: Array, spins: Sequence[int]) -> tuple[Array, list[int]]:
-    """Path (N, 2) with a point every 3 cm through all way-points, and the path indices of the spins."""
+def smooth_path(
+    space: FreeSpace, style: Style, way_points: Array, spins: Sequence[int]
+) -> tuple[Array, list[int]]:
+    """Return a path (N, 2), a point every 3 cm through all way-points, and the indices of the full turns."""
     legs = [space.route(a, b, style.margin) for a, b in zip(way_points[:-1], way_points[1:], strict=True)]
     rough = np.concatenate(legs)
     marks = np.cumsum([0] + [len(leg) for leg in legs])
@@ -208,7 +156,7 @@ def smooth_path(space: FreeSpace, style: Style, way_points: Array, spins: Sequen
 
 
 def blur_rows(values: Array, sigma: float) -> Array:
-    """Gaussian smoothing along axis 0 with replicated ends."""
+    """Return Gaussian smoothing along axis 0 with replicated ends."""
     radius = int(4 * sigma) + 1
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     padded = np.pad(values, ((radius, radius), (0, 0)), mode="edge")
@@ -216,7 +164,7 @@ def blur_rows(values: Array, sigma: float) -> Array:
 
 
 def add_headings(path: Array, stops: Sequence[int], style: Style, rng: Generator) -> Array:
-    """States (N, 3): x, y, yaw (rad, unwrapped); spins are inserted as states that differ in yaw alone."""
+    """Return states (N, 3): x, y, yaw (rad, unwrapped); full turns are states that differ in yaw alone."""
     ahead = np.gradient(blur_rows(path, 3.0), axis=0)
     yaw = blur_rows(np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))[:, None], 5.0)[:, 0]
     driven = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
@@ -238,10 +186,11 @@ def add_headings(path: Array, stops: Sequence[int], style: Style, rng: Generator
 
 
 def drive(states: Array, style: Style, duration: float) -> Array:
-    """States (N, 3) at FINE_STEPS per frame, within the speed and turn limits, starting and changing pace smoothly."""
+    """Return states (N, 3), FINE_STEPS per frame, within the limits, changing pace smoothly."""
     step = np.diff(states, axis=0)
-    seconds = np.maximum(np.linalg.norm(step[:, :2], axis=1) / style.speed,
-                         np.abs(step[:, 2]) / np.deg2rad(style.turn_rate))
+    seconds = np.maximum(
+        np.linalg.norm(step[:, :2], axis=1) / style.speed, np.abs(step[:, 2]) / np.deg2rad(style.turn_rate)
+    )
     reached = np.concatenate([[0.0], np.cumsum(seconds)])
     if reached[-1] < duration:
         raise RuntimeError(f"planned drive lasts {reached[-1]:.1f} s, expected at least {duration:.1f} s")
@@ -251,7 +200,7 @@ def drive(states: Array, style: Style, duration: float) -> Array:
 
 
 def to_poses(timed: Array, style: Style, rng: Generator, frames: int) -> Tour:
-    """Camera poses at 10 Hz with the small pitch, roll and height wobble of a mast on wheels."""
+    """Return camera poses at 10 Hz with the small pitch, roll and height wobble of a mast on wheels."""
     seconds = np.arange(len(timed)) * FRAME_S / FINE_STEPS
     pitch = np.deg2rad(style.pitch + wobble(rng, seconds, 0.9))
     roll = np.deg2rad(wobble(rng, seconds, 0.8))
@@ -261,30 +210,37 @@ def to_poses(timed: Array, style: Style, rng: Generator, frames: int) -> Tour:
     before, after = rotation[np.maximum(used - 1, 0)], rotation[used + 1]
     change = np.swapaxes(before, 1, 2) @ after
     span = (used + 1 - np.maximum(used - 1, 0)) * FRAME_S / FINE_STEPS
-    spin = np.stack([change[:, 2, 1] - change[:, 1, 2], change[:, 0, 2] - change[:, 2, 0],
-                     change[:, 1, 0] - change[:, 0, 1]], -1) / (2 * span[:, None])
+    spin = np.stack(
+        [
+            change[:, 2, 1] - change[:, 1, 2],
+            change[:, 0, 2] - change[:, 2, 0],
+            change[:, 1, 0] - change[:, 0, 1],
+        ],
+        -1,
+    ) / (2 * span[:, None])
     poses = np.tile(np.eye(4), (frames, 1, 1))
     poses[:, :3, :3] = rotation[used]
     poses[:, :2, 3], poses[:, 2, 3] = timed[used, :2], height[used]
-    return Tour(poses, spin, np.arange(frames) * FRAME_S)
+    return Tour(poses, spin, np.arange(frames, dtype=np.float64) * FRAME_S)
 
 
 def wobble(rng: Generator, seconds: Array, amplitude: float) -> Array:
-    """Sum of three slow sines (N,) that stays within ± amplitude."""
+    """Return sum of three slow sines (N,) that stays within ± amplitude."""
     frequency, phase = rng.uniform(0.15, 1.2, 3), rng.uniform(0, 2 * np.pi, 3)
     waves = np.sin(2 * np.pi * seconds[:, None] * frequency + phase)
-    return waves @ np.array([0.5, 0.3, 0.2]) * amplitude
+    return np.asarray(waves @ np.array([0.5, 0.3, 0.2]) * amplitude)
 
 
 def rotations(yaw: Array, pitch: Array, roll: Array) -> Array:
-    """map_from_camera rotations (N, 3, 3) of a body turned by yaw, then tipped nose-down by pitch, then rolled."""
+    """Return map_from_camera rotations (N, 3, 3) of a body turned by yaw, tipped nose-down, rolled."""
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
 
     def stack(rows: list[list[Array]]) -> Array:
         return np.stack([np.stack(row, -1) for row in rows], -2)
 
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(angle), np.sin(angle)) for angle in (yaw, pitch, roll))
     about_z = stack([[cy, -sy, zero], [sy, cy, zero], [zero, zero, one]])
     about_y = stack([[cp, zero, sp], [zero, one, zero], [-sp, zero, cp]])
     about_x = stack([[one, zero, zero], [zero, cr, -sr], [zero, sr, cr]])
-    return about_z @ about_y @ about_x @ BODY_FROM_OPTICAL
+    rotation: Array = about_z @ about_y @ about_x @ BODY_FROM_OPTICAL
+    return rotation

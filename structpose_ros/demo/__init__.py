@@ -1,0 +1,1 @@
+"""The demonstration: a recording played as a real camera into the real node, and a report of the outcome."""

@@ -1,0 +1,92 @@
+"""`demo_recorder`: a process that notes each pose and when it came, as a robot's consumer would see it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
+from tf2_msgs.msg import TFMessage
+
+from structpose_ros.messages import map_from_camera_of_pose, nanoseconds_from_stamp
+from structpose_ros.training.frames import write_atomic
+
+READY = "demo_recorder: listening"
+
+
+class DemoRecorder(Node):
+    """Collects `pose`, the transforms on /tf and the latest diagnostics."""
+
+    def __init__(self) -> None:
+        """Subscribe."""
+        super().__init__("demo_recorder")
+        self.poses: list[dict[str, Any]] = []
+        self.transforms = 0
+        self.diagnostics: dict[str, str] = {}
+        self._subscriptions_kept = [
+            self.create_subscription(PoseStamped, "pose", self._on_pose, 50),
+            self.create_subscription(TFMessage, "/tf", self._on_tf, 50),
+            self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10),
+        ]
+
+    def publishers_found(self) -> bool:
+        """Whether somebody publishes `pose`."""
+        return self.count_publishers("pose") > 0
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        received_ns = time.time_ns()
+        stamp_ns = nanoseconds_from_stamp(message.header.stamp)
+        self.poses.append(
+            {
+                "stamp_ns": stamp_ns,
+                "latency_ms": (received_ns - stamp_ns) * 1e-6,
+                "frame_id": message.header.frame_id,
+                "map_from_camera": map_from_camera_of_pose(message.pose).tolist(),
+            }
+        )
+
+    def _on_tf(self, message: TFMessage) -> None:
+        self.transforms += len(message.transforms)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics = {"message": status.message} | {item.key: item.value for item in status.values}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Record until SIGINT or SIGTERM, then write what came as JSON."""
+    parser = argparse.ArgumentParser(prog="demo_recorder", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args(remove_ros_args(sys.argv if argv is None else argv)[1:])
+    rclpy.init(args=argv, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    node = DemoRecorder()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    announced = False
+    while not stopping.is_set():
+        executor.spin_once(timeout_sec=0.1)
+        if not announced and node.publishers_found():
+            print(READY, flush=True)
+            announced = True
+    content = {"poses": node.poses, "transforms": node.transforms, "diagnostics": node.diagnostics}
+    write_atomic(arguments.out, json.dumps(content).encode())
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

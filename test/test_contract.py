@@ -1,0 +1,182 @@
+"""What a model file says of itself: it comes back as written, or is refused with one clear line."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from model_files import contract
+
+from structpose_ros.alignment import AlignmentOptions
+from structpose_ros.camera import Camera
+from structpose_ros.contract import METADATA_KEY, ModelContract, ModelFileError
+
+FULL = contract(
+    dataset="7scenes/chess",
+    scene_mean=(0.1, -1 / 3, 1e-9),
+    depth_scale=math.pi,
+    training_camera=Camera(64, 48, 61.3, 60.9, 31.2, 24.1, "equidistant", (0.1, -0.02, 0.003, 1 / 7)),
+    alignment=AlignmentOptions(robust_rounds=3, robust_scale=1.5, inlier_threshold=0.2),
+    covariance_scale=12.5,
+    validation={"median_position_m": 0.123, "frames": 40},
+    network="resnet18",
+    config_digest="abc",
+    producer="structpose_ros 0.1.0",
+)
+
+
+def content_of(described: ModelContract) -> dict[str, Any]:
+    content = json.loads(described.to_metadata()[METADATA_KEY])
+    assert isinstance(content, dict)
+    return content
+
+
+def read(content: object) -> ModelContract:
+    return ModelContract.from_metadata({METADATA_KEY: json.dumps(content)})
+
+
+@pytest.mark.parametrize("described", [contract(), FULL], ids=["defaults", "every field"])
+def test_a_contract_comes_back_as_it_was_written(described: ModelContract) -> None:
+    metadata = described.to_metadata()
+    assert list(metadata) == [METADATA_KEY]
+    assert ModelContract.from_metadata(metadata) == described
+    other = {"author": "someone", **metadata}
+    assert ModelContract.from_metadata(other) == described
+
+
+def test_the_same_contract_is_written_as_the_same_text() -> None:
+    assert FULL.to_metadata() == replace(FULL).to_metadata()
+    assert FULL.to_metadata() != replace(FULL, covariance_scale=12.6).to_metadata()
+
+
+def test_the_grid_is_the_input_over_the_stride() -> None:
+    assert contract(input_width=640, input_height=480, stride=8).grid_shape == (60, 80)
+
+
+def test_a_file_without_metadata_is_refused() -> None:
+    with pytest.raises(ModelFileError, match="exported by `structpose export` .* with metadata none"):
+        ModelContract.from_metadata({})
+    with pytest.raises(ModelFileError, match=r"with metadata \['author', 'names'\]"):
+        ModelContract.from_metadata({"names": "x", "author": "y"})
+
+
+def test_what_is_no_json_object_is_refused() -> None:
+    with pytest.raises(ModelFileError, match="expected JSON in metadata 'structpose_ros', got: Expecting"):
+        ModelContract.from_metadata({METADATA_KEY: "{truncated"})
+    with pytest.raises(ModelFileError, match="expected a JSON object in metadata 'structpose_ros', got list"):
+        read([1, 2])
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_version_is_refused_before_its_fields(version: object) -> None:
+    content = {**content_of(FULL), "format_version": version, "a_field_of_the_future": 1}
+    with pytest.raises(ModelFileError, match=f"expected model format version 1, got {version}: export"):
+        read(content)
+
+
+def test_metadata_without_a_version_is_refused() -> None:
+    content = content_of(FULL)
+    del content["format_version"]
+    with pytest.raises(ModelFileError, match="expected model format version 1, got None"):
+        read(content)
+
+
+@pytest.mark.parametrize("place", [None, "training_camera", "alignment"])
+def test_every_missing_field_is_refused_by_name(place: str | None) -> None:
+    whole = content_of(FULL)
+    for name in (whole[place] if place else whole).keys() - {"format_version"}:
+        content = content_of(FULL)
+        del (content[place] if place else content)[name]
+        with pytest.raises(ModelFileError, match=rf"missing \['{name}'\], unknown \[\]"):
+            read(content)
+
+
+@pytest.mark.parametrize("place", [None, "training_camera", "alignment"])
+def test_an_unknown_field_is_refused_by_name(place: str | None) -> None:
+    content = content_of(FULL)
+    (content[place] if place else content)["surprise"] = 1
+    with pytest.raises(ModelFileError, match=r"missing \[\], unknown \['surprise'\]"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        (None, "dataset", 5),
+        (None, "input_width", 64.0),
+        (None, "input_width", "64"),
+        (None, "stride", True),
+        (None, "stride", None),
+        (None, "scene_mean", 1.0),
+        (None, "scene_mean", "abc"),
+        (None, "depth_scale", "2"),
+        (None, "covariance_scale", True),
+        (None, "training_camera", [1, 2]),
+        (None, "alignment", None),
+        (None, "validation", [1]),
+        ("training_camera", "width", 64.0),
+        ("training_camera", "fx", "60"),
+        ("training_camera", "distortion", 0.1),
+        ("alignment", "robust_rounds", 2.5),
+        ("alignment", "robust_scale", "1"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(place: str | None, name: str, value: object) -> None:
+    content = content_of(FULL)
+    (content[place] if place else content)[name] = value
+    with pytest.raises(ModelFileError, match=rf"{name} = "):
+        read(content)
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    content = content_of(FULL)
+    content["depth_scale"] = 2
+    content["training_camera"]["fx"] = 60
+    assert read(content).depth_scale == 2.0
+    assert read(content).training_camera.fx == 60.0
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value", "message"),
+    [
+        ("training_camera", "fx", -1.0, "expected focal lengths above 0 px"),
+        ("training_camera", "distortion", [0.1], "expected 0 or 4 coefficients for equidistant, got 1"),
+        ("training_camera", "distortion", ["a"] * 4, "expected usable model metadata"),
+        ("alignment", "robust_rounds", -1, "robust_rounds: expected 0 .. 100, got -1"),
+        (None, "scene_mean", ["a", "b", "c"], "expected usable model metadata"),
+    ],
+)
+def test_a_value_that_a_part_refuses_is_refused(
+    place: str | None, name: str, value: object, message: str
+) -> None:
+    content = content_of(FULL)
+    (content[place] if place else content)[name] = value
+    with pytest.raises(ModelFileError, match=message):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stride": 0}, "expected an input size divisible by the stride 0"),
+        ({"input_width": 63}, "expected an input size divisible by the stride 8, got 63x48"),
+        ({"input_height": 0}, "expected an input size divisible by the stride 8, got 64x0"),
+        ({"input_width": -64}, "expected an input size divisible by the stride 8, got -64x48"),
+        ({"depth_scale": 0.0}, "expected a depth scale above 0 m, got 0.0"),
+        ({"depth_scale": math.inf}, "expected a depth scale above 0 m, got inf"),
+        ({"normalization_std": (1.0, 0.0, 1.0)}, "expected normalization_std above 0"),
+        ({"scene_mean": (1.0, 2.0)}, "expected three finite numbers as scene_mean"),
+        ({"scene_mean": (1.0, 2.0, math.nan)}, "expected three finite numbers as scene_mean"),
+        ({"map_min": (0.0, 21.0, 0.0)}, "expected map_min <= map_max"),
+        ({"covariance_scale": 0.0}, "expected a covariance scale above 0, got 0.0"),
+        ({"covariance_scale": math.nan}, "expected a covariance scale above 0, got nan"),
+    ],
+)
+def test_an_unusable_contract_can_be_neither_made_nor_read(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        contract(**changes)
+    with pytest.raises(ModelFileError, match=message):
+        read({**content_of(contract()), **changes})

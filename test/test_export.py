@@ -1,0 +1,87 @@
+"""The model file does what the torch network does, and is one file with everything in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from model_files import HEIGHT, WIDTH, contract
+
+from structpose_ros.network import OnnxNetwork
+from structpose_ros.training import export as under_test
+from structpose_ros.training.config import NetworkConfig
+from structpose_ros.training.export import ExportedGraph, ExportError, example_inputs, export_model
+from structpose_ros.training.networks import StructPoseNetwork
+
+CONFIG = NetworkConfig("resnet18_half", 16, 1, 8, 1)
+
+
+@pytest.fixture
+def network() -> StructPoseNetwork:
+    """An untrained network whose batch statistics are not trivial."""
+    torch.manual_seed(0)
+    made = StructPoseNetwork(CONFIG).train()
+    with torch.no_grad():
+        for _ in range(3):
+            made(torch.randn(4, 3, HEIGHT, WIDTH))
+    return made.eval()
+
+
+def test_agrees_with_torch(network: StructPoseNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    parity = export_model(network, contract(), path, correspondence_weighting=True)
+    assert parity.worst < 1e-4
+    assert list(tmp_path.iterdir()) == [path]
+    model = onnx.load(path, load_external_data=False)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 17)]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+    runtime = OnnxNetwork(path, "cpu")
+    assert runtime.contract == contract()
+    graph = ExportedGraph(network, contract().depth_scale, True)
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randn(1, 3, HEIGHT, WIDTH, generator=generator)
+    rays = example_inputs(contract())[1] * torch.tensor([1.3, 0.8, 1.0]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        depth, scene, weights = (value.numpy() for value in graph(image, rays))
+    prediction = runtime.predict(image.numpy(), rays.numpy()[0].transpose(1, 2, 0))
+    np.testing.assert_allclose(prediction.depth, depth[0, 0], rtol=1e-4)
+    np.testing.assert_allclose(prediction.weights, weights[0, 0], atol=1e-4 * weights.max())
+    centred = prediction.scene_coordinates - np.asarray(contract().scene_mean)
+    np.testing.assert_allclose(centred, scene[0].transpose(1, 2, 0), atol=1e-4 * np.abs(scene).max())
+    assert weights.std() > 1e-3
+
+    other = runtime.predict(image.numpy(), example_inputs(contract())[1].numpy()[0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(other.depth, prediction.depth)
+    assert np.abs(other.weights - prediction.weights).max() > 1e-4  # the weights see the rays
+
+
+def test_without_weighting_every_weight_is_one(network: StructPoseNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_model(network, contract(), path, correspondence_weighting=False)
+    image, rays = example_inputs(contract())
+    prediction = OnnxNetwork(path, "cpu").predict(image.numpy(), rays.numpy()[0].transpose(1, 2, 0))
+    assert (prediction.weights == 1.0).all()
+
+
+def test_a_file_that_differs_is_not_written(
+    network: StructPoseNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"the model before")
+    truth = ExportedGraph.forward
+    calls = []
+
+    def drifting(self: ExportedGraph, image: torch.Tensor, rays: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        calls.append(1)
+        depth, scene, weights = truth(self, image, rays)
+        return (depth * (1.0 if torch.onnx.is_in_onnx_export() else 1.001)), scene, weights
+
+    monkeypatch.setattr(under_test.ExportedGraph, "forward", drifting)
+    with pytest.raises(ExportError, match="expected ONNX and torch to agree to 0.0001 relative, got"):
+        export_model(network, contract(), path, correspondence_weighting=True)
+    assert calls
+    assert path.read_bytes() == b"the model before"

@@ -1,0 +1,186 @@
+"""Recordings on disk: what is read is what was written, and what is damaged is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from recordings import CAMERA, frame, pose, poses, write_recording
+
+from structpose_ros.camera import Camera
+from structpose_ros.training import frames as under_test
+from structpose_ros.training.config import InputConfig
+from structpose_ros.training.dataset import load_frames
+from structpose_ros.training.frames import (
+    RecordingError,
+    handle_bad,
+    open_recording,
+    read_camera,
+    read_depth,
+    read_pose,
+    write_atomic,
+    write_camera,
+    write_frame,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "room", train=4, test=2)
+
+
+def test_what_was_written_is_read(root: Path) -> None:
+    recording = open_recording(root)
+    assert recording.camera == CAMERA
+    assert recording.name == "room"
+    files, bad = recording.files("train")
+    assert [item.name for item in files] == [f"seq-01/frame-00000{number}" for number in range(4)]
+    assert bad == []
+    for item, map_from_camera in zip(files, poses(4, 1), strict=True):
+        expected = frame(item.name, map_from_camera)
+        read = recording.read(item)
+        np.testing.assert_array_equal(read.image_rgb, expected.image_rgb)
+        np.testing.assert_array_equal(read.depth_mm, expected.depth_mm)
+        np.testing.assert_allclose(read.map_from_camera, map_from_camera, atol=1e-15)
+    assert [item.name[:6] for item in recording.files("test")[0]] == ["seq-02", "seq-02"]
+
+
+def test_jpeg_bytes_are_kept_as_they_are(tmp_path: Path) -> None:
+    shown = frame("", pose(0.0, 0.0, 0.0))
+    content = cv2.imencode(".jpg", shown.image_rgb)[1].tobytes()
+    write_frame(tmp_path, 3, shown, content)
+    assert (tmp_path / "frame-000003.color.jpg").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        CAMERA,
+        Camera(640, 480, 520.5, 521.25, 318.125, 240.5, "plumb_bob", (-0.1, 0.02, 1e-4, -2e-4, 0.003)),
+        Camera(640, 480, 400, 400, 320, 240, "rational_polynomial", (0.1, 0.2, 0, 0, 0.3, 0.4, 0.5, 0.6)),
+        Camera(640, 480, 300, 300, 320, 240, "equidistant", (0.1, -0.02, 0.003, -0.0004)),
+    ],
+)
+def test_camera_file_round_trip(camera: Camera, tmp_path: Path) -> None:
+    write_camera(tmp_path / "camera.yaml", camera)
+    assert read_camera(tmp_path / "camera.yaml") == camera
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1, 2", "expected a ROS camera_info YAML file"),
+        ("image_width: 64", "expected a ROS camera_info YAML file"),
+        ("{image_width: 64, image_height: 48, camera_matrix: {data: [1, 2]}}", "expected 9 finite numbers"),
+        (
+            "{image_width: 64, image_height: 48, camera_matrix: {data: [0, 0, 0, 0, 0, 0, 0, 0, 1]}}",
+            "expected focal lengths above 0",
+        ),
+        (
+            "{image_width: 64, image_height: 48, distortion_model: magic, "
+            "camera_matrix: {data: [9, 0, 3, 0, 9, 3, 0, 0, 1]}}",
+            "got 'magic'",
+        ),
+    ],
+)
+def test_bad_camera_file(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "camera.yaml"
+    path.write_text(text)
+    with pytest.raises(RecordingError, match=expected):
+        read_camera(path)
+
+
+def test_invalid_depths_are_zero(tmp_path: Path) -> None:
+    stored = np.array([[0, 65535, 1, 65534]], dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "d.png"), stored)
+    np.testing.assert_array_equal(read_depth(tmp_path / "d.png"), [[0, 0, 1, 65534]])
+
+
+def test_depth_of_another_kind_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "d.png"), np.zeros((4, 4, 3), dtype=np.uint8))
+    with pytest.raises(RecordingError, match=r"expected one channel of uint16 mm, got uint8 \(4, 4, 3\)"):
+        read_depth(tmp_path / "d.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1 2 3", "nan " * 16, "1 0 0 0 0 1 0 0 0 0 2 0 0 0 0 1", "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 one"],
+)
+def test_bad_pose_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "pose.txt"
+    path.write_text(text)
+    with pytest.raises(RecordingError, match="expected a 4x4 rigid pose in metres, got"):
+        read_pose(path)
+
+
+def test_incomplete_frames_are_named(root: Path) -> None:
+    (root / "seq-01" / "frame-000001.depth.png").unlink()
+    (root / "seq-01" / "frame-000002.color.png").unlink()
+    (root / "seq-01" / "frame-000002.pose.txt").unlink()
+    files, bad = open_recording(root).files("train")
+    assert [item.name for item in files] == ["seq-01/frame-000000", "seq-01/frame-000003"]
+    assert bad == [
+        "seq-01/frame-000001: expected color, depth and pose, got no depth",
+        "seq-01/frame-000002: expected color, depth and pose, got no color and no pose",
+    ]
+    with pytest.raises(RecordingError, match=r"2 of 4 frames are bad: seq-01/frame-000001.*--skip-bad"):
+        handle_bad(bad, 4, skip_bad=False)
+    handle_bad(bad, 4, skip_bad=True)
+
+
+def test_damaged_frames_are_named_counted_and_left_out(root: Path) -> None:
+    folder = root / "seq-01"
+    (folder / "frame-000000.color.png").write_bytes(b"no image")
+    cv2.imwrite(str(folder / "frame-000001.depth.png"), np.ones((24, 32), dtype=np.uint16))
+    (folder / "frame-000002.pose.txt").write_text("1 2 3")
+    recording = open_recording(root)
+    files, _ = recording.files("train")
+    with pytest.raises(
+        RecordingError, match=r"3 of 4 frames are bad: .*frame-000000.color.png: expected an im"
+    ):
+        load_frames(recording, files, InputConfig(64, 48), skip_bad=False)
+    loaded, bad = load_frames(recording, files, InputConfig(64, 48), skip_bad=True)
+    assert [item.name for item in loaded] == ["seq-01/frame-000003"]
+    assert len(bad) == 3
+    assert "expected 64x48 as its camera says, got 32x24" in bad[1]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        (lambda root: (root / "TestSplit.txt").unlink(), "expected TestSplit.txt"),
+        (lambda root: (root / "TestSplit.txt").write_text("second\n"), "expected lines like 'sequence1'"),
+        (lambda root: (root / "TestSplit.txt").write_text("sequence9\n"), "expected the folder .*seq-09"),
+        (lambda root: (root / "TestSplit.txt").write_text(""), "expected frames in split 'test'"),
+    ],
+)
+def test_bad_split(break_it: object, expected: str, root: Path) -> None:
+    break_it(root)  # type: ignore[operator]
+    with pytest.raises(RecordingError, match=expected):
+        open_recording(root).files("test")
+
+
+def test_what_is_no_recording(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"got nothing"):
+        open_recording(tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(RecordingError, match=r"expected camera.yaml, or .* got \['notes.txt'\]"):
+        open_recording(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as stream:
+            stream.write(content[:1])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(under_test.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,96 @@
+"""The gate: each reason for its cause alone, and the exact bounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from model_files import contract
+
+from structpose_ros.alignment import AlignmentFailure, PoseEstimate
+from structpose_ros.gate import GateOptions, RejectReason, judge, weighted_median_residual
+
+CONTRACT = contract(map_min=(-1.0, -2.0, 0.0), map_max=(4.0, 3.0, 2.0))
+OPTIONS = GateOptions(min_inlier_ratio=0.5, max_residual=0.25, map_margin=1.0)
+GOOD = PoseEstimate(
+    map_from_camera=np.eye(4),
+    residuals=np.full(4, 0.1),
+    weights=np.ones(4),
+    inlier_ratio=0.8,
+    effective_points=4.0,
+    singular_values=np.array([3.0, 2.0, 1.0]),
+    covariance=np.eye(6),
+)
+
+
+def test_a_good_estimate_is_accepted_with_its_inlier_ratio_as_confidence() -> None:
+    decision = judge(GOOD, CONTRACT, OPTIONS)
+    assert decision.accepted
+    assert decision.reject_reason is None
+    assert decision.confidence == 0.8
+    assert decision.detail == ""
+
+
+@pytest.mark.parametrize("failure", AlignmentFailure)
+def test_every_failure_of_the_alignment_is_a_reason_of_the_same_name(failure: AlignmentFailure) -> None:
+    decision = judge(failure, CONTRACT, OPTIONS)
+    assert not decision.accepted
+    assert decision.reject_reason is RejectReason[failure.name]
+    assert decision.confidence == 0.0
+    assert decision.detail == f"alignment failed: {failure.value}"
+
+
+def test_the_inlier_ratio_may_be_at_its_bound() -> None:
+    assert judge(replace(GOOD, inlier_ratio=0.5), CONTRACT, OPTIONS).accepted
+    decision = judge(replace(GOOD, inlier_ratio=0.49), CONTRACT, OPTIONS)
+    assert decision.reject_reason is RejectReason.LOW_INLIER_RATIO
+    assert decision.confidence == 0.0
+    assert decision.detail == "inlier ratio 0.49, expected at least 0.50"
+
+
+def test_the_median_residual_may_be_at_its_bound() -> None:
+    assert judge(replace(GOOD, residuals=np.full(4, 0.25)), CONTRACT, OPTIONS).accepted
+    decision = judge(replace(GOOD, residuals=np.full(4, 0.251)), CONTRACT, OPTIONS)
+    assert decision.reject_reason is RejectReason.HIGH_RESIDUAL
+    assert decision.confidence == 0.0
+    assert decision.detail == "median residual 0.251 m, expected at most 0.250 m"
+
+
+def test_the_median_residual_is_that_of_the_weight() -> None:
+    residuals = np.array([9.0, 0.3, 0.1, 0.2])
+    assert weighted_median_residual(replace(GOOD, residuals=residuals)) == 0.2
+    light = np.array([0.0, 1.0, 0.4, 0.5])
+    assert weighted_median_residual(replace(GOOD, residuals=residuals, weights=light)) == 0.3
+    decision = judge(replace(GOOD, residuals=residuals, weights=light), CONTRACT, OPTIONS)
+    assert decision.reject_reason is RejectReason.HIGH_RESIDUAL
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_camera_may_stand_on_the_border_of_the_margin(axis: int, side: int) -> None:
+    border = (CONTRACT.map_min if side < 0 else CONTRACT.map_max)[axis] + side * 1.0
+    map_from_camera = np.eye(4)
+    map_from_camera[axis, 3] = border
+    assert judge(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS).accepted
+    map_from_camera[axis, 3] += side * 0.01
+    decision = judge(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS)
+    assert decision.reject_reason is RejectReason.OUTSIDE_MAP
+    assert decision.confidence == 0.0
+    assert "expected within [-2.0, -3.0, -1.0] .. [5.0, 4.0, 3.0] m" in decision.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_inlier_ratio": -0.1}, "min_inlier_ratio: expected 0 .. 1, got -0.1"),
+        ({"min_inlier_ratio": 1.1}, "min_inlier_ratio: expected 0 .. 1, got 1.1"),
+        ({"max_residual": 0.0}, "max_residual: expected metres above 0, got 0.0"),
+        ({"max_residual": math.nan}, "max_residual: expected metres above 0, got nan"),
+        ({"map_margin": -0.1}, "map_margin: expected metres of at least 0, got -0.1"),
+    ],
+)
+def test_options_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GateOptions(**changes)

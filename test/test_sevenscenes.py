@@ -1,0 +1,131 @@
+"""7-Scenes: depth registered into colour, and poses moved into the colour camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import real_data, render, write_sevenscenes
+
+from structpose_ros.camera import Camera
+from structpose_ros.geometry import invert, pose_error, transform
+from structpose_ros.training.evaluate import read_world_to_camera
+from structpose_ros.training.frames import RecordingError, open_recording, read_pose
+from structpose_ros.training.importers.sevenscenes import (
+    COLOR_CAMERA,
+    COLOR_FROM_DEPTH,
+    DEPTH_CAMERA,
+    SevenScenesRecording,
+    import_7scenes,
+    register_depth,
+)
+
+
+def test_depth_and_pose_are_the_colour_cameras(tmp_path: Path) -> None:
+    map_from_colors = write_sevenscenes(tmp_path)
+    recording = open_recording(tmp_path)
+    assert isinstance(recording, SevenScenesRecording)
+    for item, map_from_color in zip(recording.files("train")[0], map_from_colors, strict=True):
+        read = recording.read(item)
+        position, rotation = pose_error(read.map_from_camera, map_from_color)
+        assert position < 1e-6
+        assert rotation < 1e-5
+        _, true_depth = render(COLOR_CAMERA, map_from_color)
+        seen = read.depth_mm > 0
+        # The colour camera's field of view is wider: the depth camera sees no more than 4/5 of it.
+        assert 0.7 < seen.mean() < 0.85
+        error = np.abs(read.depth_mm[seen] * 1e-3 - true_depth[seen])
+        # Points land up to half a pixel off: on a slanted wall that is depth, at 2 m up to a centimetre.
+        assert np.median(error) < 0.002
+        assert np.percentile(error, 99.9) < 0.02
+
+
+def test_registration_of_single_points() -> None:
+    depth_camera = Camera(40, 30, 40.0, 40.0, 20.0, 15.0)
+    color_camera = Camera(40, 30, 20.0, 20.0, 20.0, 15.0)
+    color_from_depth = transform(np.eye(3), [0.1, 0.0, -0.5])
+    depth_mm = np.zeros((30, 40), dtype=np.uint16)
+    depth_mm[15, 20] = 2500  # lands at x = 0.1 m, z = 2 m: column 20 + 20 * 0.05 = 21
+    depth_mm[15, 22] = 1500  # x = 0.075 + 0.1, z = 1: column 23.5, which rounds to 24 (or 23)
+    depth_mm[15, 0] = 5000  # x = -2.5 + 0.1, z = 4.5: column 9.33
+    depth_mm[0, 0] = 400  # behind the colour camera
+    registered = register_depth(depth_mm, depth_camera.ray_grid(), color_from_depth, color_camera)
+    rows, columns = np.nonzero(registered)
+    assert rows.tolist() == [15, 15, 15]
+    assert columns[:2].tolist() == [9, 21]
+    assert columns[2] in (23, 24)
+    assert registered[rows, columns].tolist() == [4500, 2000, 1000]
+
+
+def test_the_nearest_point_wins() -> None:
+    camera = Camera(8, 6, 8.0, 8.0, 4.0, 3.0)
+    narrow = Camera(8, 6, 2.0, 2.0, 4.0, 3.0)  # four pixels of one camera fall into one of the other
+    random = np.random.default_rng(0)
+    depth_mm = random.integers(1000, 5000, (6, 8)).astype(np.uint16)
+    registered = register_depth(depth_mm, camera.ray_grid(), np.eye(4), narrow)
+    expected = np.zeros((6, 8), dtype=np.uint16)
+    for row in range(6):
+        for column in range(8):
+            to = int(np.rint(3 + (row - 3) / 4)), int(np.rint(4 + (column - 4) / 4))
+            if expected[to] == 0 or depth_mm[row, column] < expected[to]:
+                expected[to] = depth_mm[row, column]
+    np.testing.assert_array_equal(registered, expected)
+
+
+def test_import_equals_reading_and_resumes(tmp_path: Path) -> None:
+    source, out = tmp_path / "scene", tmp_path / "imported"
+    write_sevenscenes(source)
+    assert import_7scenes(source, out) == 2
+    kept = out / "seq-01" / "frame-000000.pose.txt"
+    before = kept.stat().st_mtime_ns
+    (out / "seq-01" / "frame-000001.pose.txt").unlink()
+    (out / "seq-01" / "frame-000001.depth.png").write_bytes(b"half")
+    assert import_7scenes(source, out) == 2
+    assert kept.stat().st_mtime_ns == before
+
+    direct, imported = open_recording(source), open_recording(out)
+    assert imported.camera == COLOR_CAMERA
+    for a, b in zip(direct.files("train")[0], imported.files("train")[0], strict=True):
+        first, second = direct.read(a), imported.read(b)
+        np.testing.assert_array_equal(first.image_rgb, second.image_rgb)
+        np.testing.assert_array_equal(first.depth_mm, second.depth_mm)
+        np.testing.assert_allclose(first.map_from_camera, second.map_from_camera, atol=1e-15)
+
+
+def test_import_names_bad_frames(tmp_path: Path) -> None:
+    source = tmp_path / "scene"
+    write_sevenscenes(source)
+    (source / "seq-01" / "frame-000000.color.png").write_bytes(b"")
+    with pytest.raises(RecordingError, match=r"1 of 2 frames are bad: .*frame-000000.color.png"):
+        import_7scenes(source, tmp_path / "out")
+    assert import_7scenes(source, tmp_path / "out", skip_bad=True) == 1
+    with pytest.raises(RecordingError, match="expected a 7-Scenes scene"):
+        import_7scenes(tmp_path, tmp_path / "other")
+
+
+def test_constants_are_those_of_the_data_set() -> None:
+    text = real_data("7scenes_kitchen", "CALIB.txt").read_text()
+    numbers = text.split("T_depth_to_rgb")[-1].split()
+    np.testing.assert_allclose(COLOR_FROM_DEPTH, np.array(numbers, dtype=float).reshape(4, 4), atol=1e-6)
+    for name, camera in (("depth_intrinsics", DEPTH_CAMERA), ("color_intrinsics", COLOR_CAMERA)):
+        line = next(line for line in text.splitlines() if line.startswith(name)).split()
+        values = dict(zip(line[1:9:2], map(float, line[2:9:2]), strict=True))
+        assert values == {"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy}
+
+
+def test_colour_poses_are_the_published_ones() -> None:
+    root = real_data("7scenes_kitchen")
+    published = read_world_to_camera(root / "pgt_dslam.txt")
+    recording = open_recording(root)
+    files = [item for split in ("train", "test") for item in recording.files(split)[0]]
+    errors = [
+        pose_error(read_pose(item.pose) @ invert(COLOR_FROM_DEPTH), published[f"{item.name}.color.jpg"][0])
+        for item in files
+    ]
+    position, rotation = np.array(errors).T
+    assert len(files) == 750
+    assert np.median(position) < 1e-4
+    assert np.median(rotation) < 1e-3
+    assert position.max() < 5e-4
+    assert rotation.max() < 2e-3

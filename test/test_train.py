@@ -1,0 +1,178 @@
+"""Training on a tiny room: it learns, it resumes to the bit, and it protects what is won."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from recordings import write_recording
+
+from structpose_ros.training import train as under_test
+from structpose_ros.training.config import (
+    AugmentationConfig,
+    ConfigError,
+    GeometryStage,
+    InputConfig,
+    NetworkConfig,
+    PoseStage,
+    TrainingConfig,
+)
+from structpose_ros.training.dataset import split_validation
+from structpose_ros.training.frames import FrameFiles
+from structpose_ros.training.train import Trainer, read_checkpoint, train
+
+CONFIG = TrainingConfig(
+    input=InputConfig(64, 48),
+    network=NetworkConfig("resnet18_half", 16, 1, 8, 1),
+    geometry=GeometryStage(epochs=3, learning_rate=1e-3, schedule="onecycle", validity_mask=True),
+    pose=PoseStage(epochs=2),
+    augmentation=AugmentationConfig(roll_degrees=5, tilt_degrees=3),
+    batch_size=4,
+    device="cpu",
+    validation_fraction=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recording(tmp_path_factory.mktemp("data") / "room", train=12, test=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums over threads are not to the bit the same from run to run."""
+    torch.set_num_threads(1)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(run)["network"])
+
+
+def test_learns_and_writes_a_model(room: Path, tmp_path: Path) -> None:
+    stage = dataclasses.replace(CONFIG.geometry, epochs=12, learning_rate=5e-3)
+    longer = dataclasses.replace(CONFIG, geometry=stage)
+    model = train(longer, room, tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == list(range(1, 15))
+    assert log[11]["loss"] < 0.5 * log[0]["loss"]
+    assert log[-1]["skipped_steps"] == 0
+    assert model.is_file()
+    validation = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert validation["validation"]["frames"] == 2
+    from structpose_ros.network import OnnxNetwork
+
+    contract = OnnxNetwork(model, "cpu").contract
+    assert contract.dataset == "room"
+    assert contract.config_digest == longer.digest()
+    assert contract.covariance_scale == pytest.approx(validation["covariance_scale"])
+    assert contract.map_min[2] == pytest.approx(0.0, abs=0.02)  # the floor
+
+
+def test_the_pose_stage_leaves_batch_statistics_alone(room: Path, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, room, tmp_path / "run")
+    trainer.train(stop_after=3)
+    before = weights(tmp_path / "run")
+    trainer.train()
+    after = weights(tmp_path / "run")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert not any("running" in key or "num_batches" in key for key in changed)
+    assert any(key.startswith("weight_head") for key in changed)
+    moved = max((after[key] - before[key]).abs().max().item() for key in changed if "weight_head" not in key)
+    assert 0 < moved < 1e-4  # six steps at 1e-6
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_resuming_equals_not_stopping(stop: int, room: Path, tmp_path: Path) -> None:
+    Trainer(CONFIG, room, tmp_path / "whole").train()
+    Trainer(CONFIG, room, tmp_path / "parts").train(stop_after=stop)
+    resumed = Trainer(CONFIG, room, tmp_path / "parts")
+    assert resumed.progress.epochs_done == stop
+    resumed.train()
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_folder_with_something_else_is_refused(room: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Trainer(CONFIG, room, run).train(stop_after=1)
+    with pytest.raises(ConfigError, match="expected .* to hold a run with this configuration"):
+        Trainer(dataclasses.replace(CONFIG, seed=1), room, run)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="expected a run or an empty folder"):
+        Trainer(CONFIG, room, other)
+    assert (other / "thesis.txt").read_text() == "precious"
+
+
+def test_a_damaged_checkpoint_is_named(room: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Trainer(CONFIG, room, run).train(stop_after=1)
+    path = run / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError) as caught:
+        Trainer(CONFIG, room, run)
+    assert str(caught.value).startswith(f"expected a readable checkpoint at {path}, got: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="expected a training run with checkpoint.pt"):
+        read_checkpoint(tmp_path)
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_loss = under_test.geometry_loss
+    calls = []
+
+    def poisoned(*arguments: object) -> torch.Tensor:
+        calls.append(1)
+        loss = true_loss(*arguments)  # type: ignore[arg-type]
+        return loss * math.nan if len(calls) == 2 else loss
+
+    monkeypatch.setattr(under_test, "geometry_loss", poisoned)
+    trainer = Trainer(CONFIG, room, tmp_path / "run")
+    trainer.train(stop_after=2)
+    assert trainer.progress.skipped_steps == 1
+    learned = [value for key, value in weights(tmp_path / "run").items() if "num_batches" not in key]
+    assert all(torch.isfinite(value).all() for value in learned)
+
+
+def test_learning_rates(room: Path, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, room, tmp_path / "a")
+    trainer.optimizer = trainer._geometry_optimizer()
+
+    def rate(epoch: int, step: int, steps: int) -> float:
+        trainer._set_learning_rate(epoch, step, steps)
+        assert trainer.optimizer is not None
+        return float(trainer.optimizer.param_groups[0]["lr"])
+
+    assert rate(0, 9, 100) == pytest.approx(1e-3 * (10 / 300) / 0.1)
+    assert rate(0, 29, 100) == pytest.approx(1e-3)
+    assert rate(1, 64, 100) == pytest.approx(0.5e-3)
+    assert rate(2, 99, 100) == pytest.approx(1e-7)
+    stage = GeometryStage(epochs=50, learning_rate=1e-4, schedule="step")
+    trainer.config = dataclasses.replace(CONFIG, geometry=stage)
+    assert [rate(epoch, 0, 10) for epoch in (0, 19, 20, 39, 40)] == pytest.approx(
+        [1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
+    )
+
+
+def test_validation_frames_are_blocks_at_the_ends() -> None:
+    nowhere = Path()
+    files = [
+        FrameFiles(f"seq-0{sequence}/frame-{number:06d}", nowhere, nowhere, nowhere)
+        for sequence, count in ((1, 20), (3, 10))
+        for number in range(count)
+    ]
+    training, held_out = split_validation(files, 0.2)
+    assert [item.name for item in held_out] == [
+        *(f"seq-01/frame-{number:06d}" for number in range(16, 20)),
+        *(f"seq-03/frame-{number:06d}" for number in range(8, 10)),
+    ]
+    assert len(training) == 24
+    assert split_validation(files, 0.0) == (files, [])
