@@ -119,3 +119,5 @@ def test_the_digest_sees_every_value() -> None:
     digests = {item.digest() for item in [config, *others]}
     assert len(digests) == 4
     assert TrainingConfig().digest() == config.digest()
+    whole, fraction = (dataclasses.replace(config, validation_fraction=value) for value in (0, 0.0))
+    assert whole.digest() == fraction.digest()

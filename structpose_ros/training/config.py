@@ -175,7 +175,8 @@ class TrainingConfig:
 
     def digest(self) -> str:
         """Return a short hash of every value, which the model file keeps."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        # Parsed once more, so that a 1 given for a float hashes like the 1.0 that a file gives.
+        text = json.dumps(dataclasses.asdict(parse_config(dataclasses.asdict(self))), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
