@@ -145,7 +145,10 @@ def test_demo_starts_camera_and_node(monkeypatch: pytest.MonkeyPatch) -> None:
     from launch.actions import IncludeLaunchDescription
 
     camera = started(DEMO, monkeypatch)["demo_camera"]
-    assert dict(camera["remappings"])["image"] == "/demo_camera/image"
+    assert dict(camera["remappings"]) == {
+        "image": "/demo_camera/image",
+        "camera_info": "/demo_camera/camera_info",
+    }
     entities = module.generate_launch_description().entities
     include = next(entity for entity in entities if isinstance(entity, IncludeLaunchDescription))
     given = dict(include.launch_arguments)
