@@ -433,6 +433,28 @@ def test_frames_come_from_the_parameters(domain: int, model: Path) -> None:
         peer.close()
 
 
+def test_an_unforeseen_error_costs_one_frame(domain: int, model: Path) -> None:
+    """What no one expected is named in diagnostics, and the next frame is worked on. In this process."""
+    from structpose_ros.node import StructposeRelocalizer
+
+    overrides = [Parameter("model.path", value=str(model)), Parameter("model.threads", value=1)]
+    with ros_context(domain) as context:
+        peer = Peer(context)
+        node = StructposeRelocalizer(context=context, parameter_overrides=overrides)
+        peer._executor.add_node(node)
+        localize(peer)
+        assert node._relocalizer is not None
+        working = node._relocalizer.localize
+        node._relocalizer.localize = lambda *_: 1 / 0  # type: ignore[method-assign]
+        peer.send_until(lambda: peer.reason() == "internal_error", "an error", good_image(), good_info())
+        assert peer.last_line() == "internal_error: ZeroDivisionError: division by zero"
+        node._relocalizer.localize = working  # type: ignore[method-assign]
+        localize(peer)
+        peer._executor.remove_node(node)
+        node.destroy_node()
+        peer.close()
+
+
 def test_newest_worker_drops_what_was_replaced() -> None:
     """While one item is worked on, only the newest of those offered waits."""
     begun, go_on = threading.Event(), threading.Event()
