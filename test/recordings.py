@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from structpose_ros.camera import Camera
-from structpose_ros.geometry import invert, rotation_from_vector, transform
+from structpose_ros.geometry import rotation_from_vector, transform
 from structpose_ros.training.frames import Frame, write_atomic, write_camera, write_frame
 from structpose_ros.training.importers.sevenscenes import COLOR_CAMERA, COLOR_FROM_DEPTH, DEPTH_CAMERA
 
@@ -71,11 +71,11 @@ def write_recording(root: Path, train: int = 12, test: int = 4, camera: Camera =
     return root
 
 
-def write_sevenscenes(root: Path, count: int = 2) -> list[np.ndarray]:
+def write_sevenscenes(root: Path, count: int = 2, seed: int = 5) -> list[np.ndarray]:
     """Write a scene in the layout of 7-Scenes; returns map_from_camera of its colour camera per frame."""
     folder = root / "seq-01"
     folder.mkdir(parents=True)
-    map_from_colors = poses(count, 5)
+    map_from_colors = poses(count, seed)
     for number, map_from_color in enumerate(map_from_colors):
         map_from_depth = map_from_color @ COLOR_FROM_DEPTH
         stem = folder / f"frame-{number:06d}"
@@ -95,8 +95,3 @@ def real_data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"no real data at {path} (STRUCTPOSE_DATA names the folder)")
     return path
-
-
-def camera_from_map(map_from_camera: np.ndarray) -> np.ndarray:
-    """Return the inverse, for comparisons in the camera's frame."""
-    return invert(map_from_camera)

@@ -18,6 +18,7 @@ from structpose_ros.training.frames import (
     handle_bad,
     open_recording,
     read_camera,
+    read_color,
     read_depth,
     read_pose,
     write_atomic,
@@ -104,6 +105,24 @@ def test_depth_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_depth(tmp_path / "d.png")
 
 
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_an_image_that_was_cut_off_is_refused(ending: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / f"frame{ending}"
+    content = cv2.imencode(ending, frame("", pose(0.0, 0.0, 0.0)).image_rgb)[1].tobytes()
+    path.write_bytes(content)
+    assert read_color(path).shape == (48, 64, 3)
+    cut = int(share * len(content))
+    path.write_bytes(content[:cut])
+    with pytest.raises(RecordingError, match=f"frame{ending}: expected a whole image, got {cut} bytes"):
+        read_color(path)
+
+
+def test_an_image_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"gone.png: expected an image, got: No such file"):
+        read_depth(tmp_path / "gone.png")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "1 2 3", "nan " * 16, "1 0 0 0 0 1 0 0 0 0 2 0 0 0 0 1", "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 one"],
@@ -138,7 +157,7 @@ def test_damaged_frames_are_named_counted_and_left_out(root: Path) -> None:
     recording = open_recording(root)
     files, _ = recording.files("train")
     with pytest.raises(
-        RecordingError, match=r"3 of 4 frames are bad: .*frame-000000.color.png: expected an im"
+        RecordingError, match=r"3 of 4 frames are bad: .*frame-000000.color.png: expected a who"
     ):
         load_frames(recording, files, InputConfig(64, 48), skip_bad=False)
     loaded, bad = load_frames(recording, files, InputConfig(64, 48), skip_bad=True)

@@ -93,15 +93,35 @@ def test_import_equals_reading_and_resumes(tmp_path: Path) -> None:
         np.testing.assert_allclose(first.map_from_camera, second.map_from_camera, atol=1e-15)
 
 
-def test_import_names_bad_frames(tmp_path: Path) -> None:
-    source = tmp_path / "scene"
-    write_sevenscenes(source)
+def test_import_names_and_counts_bad_frames(tmp_path: Path) -> None:
+    source, out = tmp_path / "scene", tmp_path / "out"
+    write_sevenscenes(source, count=3)
     (source / "seq-01" / "frame-000000.color.png").write_bytes(b"")
-    with pytest.raises(RecordingError, match=r"1 of 2 frames are bad: .*frame-000000.color.png"):
-        import_7scenes(source, tmp_path / "out")
-    assert import_7scenes(source, tmp_path / "out", skip_bad=True) == 1
-    with pytest.raises(RecordingError, match="expected a 7-Scenes scene"):
-        import_7scenes(tmp_path, tmp_path / "other")
+    (source / "seq-01" / "frame-000002.pose.txt").write_text("nan " * 16)
+    seen = []
+    with pytest.raises(RecordingError, match=r"2 of 3 frames are bad: .*0.color.png.*; .*2.pose.txt"):
+        import_7scenes(source, out, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    with pytest.raises(RecordingError, match=r"expected camera.yaml"):
+        open_recording(out)
+    assert import_7scenes(source, out, skip_bad=True) == 1
+    assert [item.name for item in open_recording(out).files("train")[0]] == ["seq-01/frame-000001"]
+
+
+def test_import_spares_what_is_not_its_own(tmp_path: Path) -> None:
+    source, other, out = tmp_path / "scene", tmp_path / "other", tmp_path / "out"
+    write_sevenscenes(source)
+    write_sevenscenes(other, seed=6)
+    with pytest.raises(RecordingError, match=r"expected a 7-Scenes scene .* in .*, got none"):
+        import_7scenes(tmp_path, out)
+    with pytest.raises(RecordingError, match=r"expected an empty folder .* got a 7-Scenes scene"):
+        import_7scenes(source, other)
+    with pytest.raises(RecordingError, match=r"expected an empty folder .* got a 7-Scenes scene"):
+        import_7scenes(source, source)
+    assert isinstance(open_recording(source), SevenScenesRecording)
+    import_7scenes(other, out)
+    with pytest.raises(RecordingError, match=r"got another pose of seq-01/frame-000000"):
+        import_7scenes(source, out)
 
 
 def test_constants_are_those_of_the_data_set() -> None:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from structpose_ros.camera import Camera, CameraError
 from structpose_ros.geometry import rigid_from_matrix
 
 SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
-INVALID_DEPTHS_MM = (0, 65535)
+NOTHING_SEEN_MM = 65535  # invalid beside 0, though it passes for 65.5 m
 _FRAME_NAME = re.compile(r"frame-(\d+)\.(color\.jpg|color\.png|depth\.png|pose\.txt)$")
 
 
@@ -132,7 +133,7 @@ def read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         raise RecordingError(f"expected {path.name} in {root} for split '{split}', got nothing")
     sequences = []
-    for line in path.read_text().split():
+    for line in path.read_text(errors="replace").split():
         number = re.fullmatch(r"(?:sequence|seq-)(\d+)", line)
         if number is None:
             raise RecordingError(f"expected lines like 'sequence1' in {path}, got '{line}'")
@@ -145,7 +146,7 @@ def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[s
     if not folder.is_dir():
         raise RecordingError(f"expected the folder {folder} that the split names, got nothing")
     parts: dict[str, dict[str, Path]] = {}
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         match = _FRAME_NAME.fullmatch(path.name)
         if match:
             parts.setdefault(match.group(1), {})[match.group(2).split(".")[0]] = path
@@ -162,24 +163,31 @@ def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[s
 
 def read_color(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise RecordingError(
-            f"{path}: expected an image, got an unreadable file of {path.stat().st_size} bytes"
-        )
+    image = _decode(path, cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def read_depth(path: Path) -> npt.NDArray[np.uint16]:
     """Return a depth file as (H, W) uint16 millimetres in which 0, and nothing else, is invalid."""
-    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if depth is None:
-        raise RecordingError(
-            f"{path}: expected a depth image, got an unreadable file of {path.stat().st_size} bytes"
-        )
+    depth = _decode(path, cv2.IMREAD_UNCHANGED)
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise RecordingError(f"{path}: expected one channel of uint16 mm, got {depth.dtype} {depth.shape}")
-    return np.where(np.isin(depth, INVALID_DEPTHS_MM), 0, depth).astype(np.uint16)
+    depth[depth == NOTHING_SEEN_MM] = 0
+    return depth
+
+
+def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordingError(f"{path}: expected an image, got: {error.strerror}") from error
+    # OpenCV fills the rest of a JPEG that was cut off with grey: only its end marker tells.
+    end, last_part = (b"\xff\xd9", b"\xff\xda") if path.suffix == ".jpg" else (b"IEND", b"IDAT")
+    whole = content.rfind(end) > content.rfind(last_part)
+    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags) if whole else None
+    if image is None:
+        raise RecordingError(f"{path}: expected a whole image, got {len(content)} bytes that don't decode")
+    return np.asarray(image)
 
 
 def read_pose(path: Path) -> npt.NDArray[np.float64]:
