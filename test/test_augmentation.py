@@ -7,15 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from recordings import CAMERA, frame, pose, poses, render
+from recordings import CAMERA, frame, millimetres, pose, poses, render
 from torch.utils.data import DataLoader
 
 from structpose_ros.alignment import PoseEstimate, align
 from structpose_ros.camera import Camera
-from structpose_ros.geometry import pose_error, rotation_from_vector, transform
+from structpose_ros.geometry import pose_error, rotation_from_vector, transform, transform_points
 from structpose_ros.training.augmentation import View, photometric, random_view
 from structpose_ros.training.config import AugmentationConfig
 from structpose_ros.training.dataset import ViewDataset, collate, scene_statistics, start_worker
+from structpose_ros.training.frames import Frame
 
 FISHEYE = Camera(64, 48, 40.0, 40.0, 31.5, 23.5, "equidistant", (0.02, -0.01, 0.0, 0.0))
 PLAIN = AugmentationConfig(photometric=False, roll_degrees=20, tilt_degrees=6, scale_low=0.8, scale_high=1.25)
@@ -60,6 +61,32 @@ def test_a_turned_image_is_what_the_turned_camera_sees(camera: Camera) -> None:
     assert difference.max() <= 3
     unturned = np.abs(image[inside].astype(int) - seen[inside].astype(int))
     assert unturned.max() > 20
+
+
+def test_a_lens_that_does_not_reach_every_cell() -> None:
+    wide = Camera(64, 48, 18.0, 18.0, 31.5, 23.5, "equidistant", (0.0, 0.0, 0.0, 0.0))
+    reached = np.isfinite(wide.ray_grid()[..., 0])
+    assert 0.6 < reached.mean() < 0.8
+    frames = []
+    for map_from_camera in poses(3, 2):
+        with np.errstate(invalid="ignore"):
+            image, depth = render(wide, map_from_camera)
+        frames.append(Frame("", image, millimetres(np.where(reached, depth, 0.0)), map_from_camera))
+    options = AugmentationConfig(photometric=False, roll_degrees=20, tilt_degrees=30)
+    views = ViewDataset(frames, wide, wide, scene_statistics(frames, wide, wide), options, seed=0)
+    views.rigid = True
+    for epoch in range(5):
+        views.epoch = epoch
+        for sample in views:
+            assert all(torch.isfinite(value).all() for value in sample.values())
+            depth = sample["depth"].numpy()[0]
+            assert (depth >= 0).all()
+            assert not depth[~np.isfinite(views.rays[..., 0])].any()
+            labelled = depth > 0
+            points = depth[labelled][:, None] * views.rays[labelled]
+            scene = sample["scene_coordinates"].numpy().transpose(1, 2, 0)[labelled]
+            pose_of_view = sample["map_from_camera"].numpy()
+            np.testing.assert_allclose(transform_points(pose_of_view, points), scene, atol=1e-5)
 
 
 def test_magnified_is_nearer() -> None:

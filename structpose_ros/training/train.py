@@ -177,6 +177,7 @@ class Trainer:
             weights = self.network.correspondence_weights(scene, points)
         else:
             weights = torch.ones_like(points[:, :1])
+        weights = weights * self.rays[:, 2:]  # 0 where the lens does not reach: the relocalizer does the same
         map_from_camera = align(
             points.flatten(2).transpose(1, 2),
             scene.flatten(2).transpose(1, 2),
