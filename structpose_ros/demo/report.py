@@ -20,6 +20,7 @@ from structpose_ros.network import OnnxNetwork, normalized_tensor
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training.evaluate import Outcome, percentiles, summarize, write_metrics
 from structpose_ros.training.frames import Frame, Recording, open_recording
+from structpose_ros.training.labels import sample_labels
 
 CLOUD_EVERY = 10  # frames
 CLOUD_HEIGHT = (0.05, 1.9)  # metres above the floor: neither floor nor ceiling hides the furniture from above
@@ -216,10 +217,10 @@ def _cloud(recording: Recording) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     points, colors = [], []
     for item in recording.files("test")[0][::CLOUD_EVERY]:
         frame = recording.read(item)
-        depth = frame.depth_mm[4::8, 4::8][: rays.shape[0], : rays.shape[1]] * 1e-3
-        in_map = (rays * depth[..., None]) @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
-        shown = (depth > 0) & (in_map[..., 2] > CLOUD_HEIGHT[0]) & (in_map[..., 2] < CLOUD_HEIGHT[1])
-        points.append(in_map[shown])
+        labels = sample_labels(frame.depth_mm, recording.camera, frame.map_from_camera, rays)
+        height = labels.scene_coordinates[..., 2]
+        shown = labels.valid_mask & (height > CLOUD_HEIGHT[0]) & (height < CLOUD_HEIGHT[1])
+        points.append(labels.scene_coordinates[shown])
         colors.append(frame.image_rgb[4::8, 4::8][: rays.shape[0], : rays.shape[1]][shown] / 255.0)
     return np.concatenate(points), np.concatenate(colors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros.relocalizer import Result
+from structpose_ros.training.frames import write_atomic
 
 if TYPE_CHECKING:
     from structpose_ros.training.evaluate import Outcome
@@ -22,15 +24,13 @@ POSITION_LIMIT_M, ROTATION_LIMIT_DEG = 1.0, 25.0
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.png")
+    """Write a figure as PNG and close it."""
+    buffer = io.BytesIO()
     try:
-        figure.savefig(temporary, dpi=110)
-        temporary.replace(path)
+        figure.savefig(buffer, format="png", dpi=110)
     finally:
         plt.close(figure)
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, buffer.getvalue())
 
 
 def cumulative_errors(path: Path, methods: Mapping[str, Sequence[Outcome]]) -> None:
