@@ -63,7 +63,7 @@ class Parity:
     @property
     def worst(self) -> float:
         """The largest of the three."""
-        return max(self.depth, self.scene_coordinates, self.weights)
+        return float(np.max([self.depth, self.scene_coordinates, self.weights]))  # NaN stays NaN
 
 
 def export_model(
