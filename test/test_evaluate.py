@@ -180,9 +180,10 @@ def test_published_lines(tmp_path: Path) -> None:
     assert read["a.png"][1] == [4.5, 6.5]
     # world to camera is a quarter turn about z: the camera's centre is -R' t = (0, 1, 0).
     np.testing.assert_allclose(read["b.png"][0][:3, 3], [0, 1, 0], atol=1e-15)
-    path.write_text("a.png 1 2 3\n")
-    with pytest.raises(RecordingError, match="expected a file name and at least 7 numbers"):
-        read_world_to_camera(path)
+    for line in ("a.png 1 2 3", "a.png 0 0 0 0 1 2 3", "a.png 1 0 0 zero 1 2 3", ""):
+        path.write_text(f"{line}\n")
+        with pytest.raises(RecordingError, match="expected a file name, a unit quaternion and a trans"):
+            read_world_to_camera(path)
 
 
 @pytest.mark.parametrize("truth", ["dslam", "sfm"])

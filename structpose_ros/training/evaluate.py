@@ -242,14 +242,20 @@ def read_world_to_camera(path: Path) -> dict[str, tuple[npt.NDArray[np.float64],
 
     Returns:
         map_from_camera (4, 4), and the numbers that follow on the line, by file name.
+
+    Raises:
+        RecordingError: a line is of another kind.
     """
     poses = {}
     for line in path.read_text().splitlines():
-        name, *numbers = line.split()
-        if len(numbers) < 7:
-            raise RecordingError(f"{path}: expected a file name and at least 7 numbers, got '{line}'")
-        qw, qx, qy, qz, tx, ty, tz, *rest = map(float, numbers)
-        camera_from_map = transform(rotation_from_quaternion([qx, qy, qz, qw]), [tx, ty, tz])
+        try:
+            name, *numbers = line.split()
+            qw, qx, qy, qz, tx, ty, tz, *rest = map(float, numbers)
+            camera_from_map = transform(rotation_from_quaternion([qx, qy, qz, qw]), [tx, ty, tz])
+        except ValueError as error:
+            raise RecordingError(
+                f"{path}: expected a file name, a unit quaternion and a translation, got '{line}'"
+            ) from error
         poses[name] = (invert(camera_from_map), rest)
     return poses
 
