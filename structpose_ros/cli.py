@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(error: object) -> int:
-    print(f"structpose: error: {error}", file=sys.stderr)
+    print(f"structpose: error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1
 
 

@@ -13,6 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "config" / "training").glob("*.yaml"))
 
 
+OTHER_VALUES: dict[str, object] = {
+    "network.backbone": "resnet18",
+    "network.pretrained": "weights.pth",
+    "geometry.schedule": "onecycle",
+    "augmentation.scale_low": 0.5,
+    "device": "cpu",
+}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configurations_load(path: Path) -> None:
     assert isinstance(load_config(path), TrainingConfig)
@@ -72,6 +81,12 @@ def test_the_papers_values() -> None:
             "pose.update_geometry: expected true",
         ),
         ({"validation_fraction": 0.9}, "validation_fraction: expected 0 .. 0.5, got 0.9"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"geometry": {"step_factor": float("inf")}}, "geometry.step_factor: expected float, got inf"),
+        ({"geometry": {"learning_rate": "fast"}}, "geometry.learning_rate: expected float, got 'fast'"),
+        ({"geometry": {"learning_rate": "nan"}}, "geometry.learning_rate: expected float, got nan"),
+        ({"batch_size": 2.0}, "batch_size: expected int, got 2.0"),
+        ({3: 4}, "3: unknown key, expected one of alignment"),
         ({"device": "tpu"}, "device: expected auto, cpu or cuda, got 'tpu'"),
         ([1, 2], "configuration: expected a mapping"),
     ],
@@ -95,9 +110,11 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     with pytest.raises(ConfigError, match="expected a training configuration at .*config.yaml, got nothing"):
         load_config(path)
-    path.write_text("a: [")
-    with pytest.raises(ConfigError, match="config.yaml: expected YAML, got"):
-        load_config(path)
+    for content in (b"a: [", b"a: b: c", b"\xff\xfe\x00 not text"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="config.yaml: expected YAML, got: ") as caught:
+            load_config(path)
+        assert "\n" not in str(caught.value)
     path.write_text("seeds: 3")
     with pytest.raises(ConfigError, match="config.yaml: seeds: unknown key"):
         load_config(path)
@@ -111,13 +128,17 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 def test_the_digest_sees_every_value() -> None:
     config = TrainingConfig()
-    others = [
-        dataclasses.replace(config, seed=1),
-        dataclasses.replace(config, geometry=dataclasses.replace(config.geometry, epochs=51)),
-        dataclasses.replace(config, alignment=dataclasses.replace(config.alignment, robust_floor=0.02)),
-    ]
-    digests = {item.digest() for item in [config, *others]}
-    assert len(digests) == 4
+    values = dataclasses.asdict(config)
+    changed = []
+    for name, value in values.items():
+        leaves = value if isinstance(value, dict) else {"": value}
+        for key, leaf in leaves.items():
+            other = OTHER_VALUES.get(f"{name}.{key}", OTHER_VALUES.get(name))
+            if other is None:
+                other = not leaf if isinstance(leaf, bool) else leaf * 2 or 1
+            changed.append(parse_config({**values, name: {**value, key: other} if key else other}))
+    assert len(changed) == 36
+    assert len({item.digest() for item in [config, *changed]}) == 37
     assert TrainingConfig().digest() == config.digest()
     whole, fraction = (dataclasses.replace(config, validation_fraction=value) for value in (0, 0.0))
     assert whole.digest() == fraction.digest()

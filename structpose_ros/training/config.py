@@ -24,6 +24,11 @@ class ConfigError(ValueError):
     """A configuration that can't be used; the message names the key, what was expected and what came."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the error's name where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _require(condition: bool, key: str, expected: str, got: object) -> None:
     if not condition:
         raise ConfigError(f"{key}: expected {expected}, got {got!r}")
@@ -171,6 +176,7 @@ class TrainingConfig:
         _require(
             0 <= self.validation_fraction <= 0.5, "validation_fraction", "0 .. 0.5", self.validation_fraction
         )
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
         _require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", self.device)
 
     def digest(self) -> str:
@@ -191,8 +197,9 @@ def load_config(path: Path) -> TrainingConfig:
     try:
         content = yaml.safe_load(path.read_text())
         return parse_config(content)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: expected YAML, got: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected YAML, got: {reason}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

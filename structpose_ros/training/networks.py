@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structpose_ros.training.config import NetworkConfig
+from structpose_ros.training.config import ConfigError, NetworkConfig, first_line
 
 STRIDE = 8
 HALF_STRIDE = 16
@@ -149,27 +150,37 @@ def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> i
     """Copy the residual layers from `imagenet` (torchvision) or a weights file; returns how many tensors.
 
     Raises:
-        ValueError: a tensor is missing or of another shape.
+        ConfigError: the file is missing or unreadable, or a tensor is missing or of another shape.
     """
-    if source == "imagenet":
-        import torchvision
-
-        weights = torchvision.models.get_model(backbone, weights="DEFAULT").state_dict()
-    elif Path(source).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        weights = load_file(source)
-    else:
-        weights = torch.load(source, map_location="cpu", weights_only=True)
+    try:
+        weights = _read_weights(source, backbone)
+    except (ModuleNotFoundError, URLError):  # no torchvision, no network: the command says so
+        raise
+    except Exception as error:  # torch and safetensors have no common base class for their errors
+        raise ConfigError(
+            f"network.pretrained: expected readable weights in '{source}', got: {first_line(error)}"
+        ) from error
     own = {key: value for key, value in network.state_dict().items() if key.startswith(RESIDUAL_LAYERS)}
     fitting = {key: weights[key] for key in own if key in weights and weights[key].shape == own[key].shape}
     if len(fitting) < len(own):
-        raise ValueError(
-            f"expected the weights of a {backbone} in '{source}', got {len(fitting)} of {len(own)} tensors; "
-            "ImageNet weights exist for resnet34 and resnet18"
+        raise ConfigError(
+            f"network.pretrained: expected the weights of a {backbone} in '{source}', got "
+            f"{len(fitting)} of {len(own)} tensors; ImageNet weights exist for resnet34 and resnet18"
         )
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
+
+
+def _read_weights(source: str, backbone: str) -> dict[str, Tensor]:
+    if source == "imagenet":
+        import torchvision
+
+        return dict(torchvision.models.get_model(backbone, weights="DEFAULT").state_dict())
+    if Path(source).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(source)
+    return dict(torch.load(source, map_location="cpu", weights_only=True))
 
 
 def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
