@@ -11,6 +11,7 @@ import pytest
 import torch
 from recordings import write_recording
 
+from structpose_ros.network import OnnxNetwork
 from structpose_ros.training import train as under_test
 from structpose_ros.training.config import (
     AugmentationConfig,
@@ -20,9 +21,11 @@ from structpose_ros.training.config import (
     NetworkConfig,
     PoseStage,
     TrainingConfig,
+    load_config,
 )
-from structpose_ros.training.dataset import split_validation
-from structpose_ros.training.frames import FrameFiles
+from structpose_ros.training.dataset import collate, normalize_images, split_validation
+from structpose_ros.training.evaluate import evaluate
+from structpose_ros.training.frames import FrameFiles, RecordingError
 from structpose_ros.training.train import Trainer, read_checkpoint, train
 
 CONFIG = TrainingConfig(
@@ -52,25 +55,36 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(read_checkpoint(run)["network"])
 
 
-def test_learns_and_writes_a_model(room: Path, tmp_path: Path) -> None:
-    stage = dataclasses.replace(CONFIG.geometry, epochs=30, learning_rate=3e-3)
-    still = AugmentationConfig(photometric=False, roll_degrees=0, scale_low=1, scale_high=1)
-    longer = dataclasses.replace(CONFIG, geometry=stage, augmentation=still)
-    model = train(longer, room, tmp_path / "run")
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in log] == list(range(1, 33))
-    assert log[29]["loss"] < 0.5 * log[0]["loss"]
+def test_learns_and_writes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four views, learned by heart: the loss falls to a tenth, and the model file knows their places."""
+    room, run = write_recording(tmp_path / "room", train=5, test=1), tmp_path / "run"
+    config = dataclasses.replace(
+        CONFIG,
+        network=NetworkConfig("resnet18_half", 32, 1, 8, 1),
+        geometry=dataclasses.replace(CONFIG.geometry, epochs=40, learning_rate=3e-3),
+        augmentation=AugmentationConfig(False, roll_degrees=0, tilt_degrees=0, scale_low=1, scale_high=1),
+    )
+    model = train(config, room, run)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == list(range(1, 43))
+    assert log[39]["loss"] < 0.1 * log[0]["loss"]
     assert log[-1]["skipped_steps"] == 0
-    assert model.is_file()
-    validation = json.loads((tmp_path / "run" / "validation.json").read_text())
-    assert validation["validation"]["frames"] == 2
-    from structpose_ros.network import OnnxNetwork
+    seen = evaluate(model, room, "train", tmp_path / "out", provider="cpu")
+    assert seen["median_position_m"] < 0.4  # the mean pose is 0.9 m and 90 degrees away
+    assert seen["median_rotation_deg"] < 10
 
     contract = OnnxNetwork(model, "cpu").contract
     assert contract.dataset == "room"
-    assert contract.config_digest == longer.digest()
-    assert contract.covariance_scale == pytest.approx(validation["covariance_scale"])
+    assert contract.config_digest == config.digest()
     assert contract.map_min[2] == pytest.approx(0.0, abs=0.02)  # the floor
+    validation = json.loads((run / "validation.json").read_text())
+    assert validation["validation"]["frames"] == 1
+    assert contract.covariance_scale == pytest.approx(validation["covariance_scale"])
+    assert "held-out frames: frames 1" in capsys.readouterr().out
+
+    # A finished run is measured again, not calibrated on top of its own calibration.
+    train(config, room, run)
+    assert json.loads((run / "validation.json").read_text()) == validation
 
 
 def test_the_pose_stage_leaves_batch_statistics_alone(room: Path, tmp_path: Path) -> None:
@@ -86,16 +100,25 @@ def test_the_pose_stage_leaves_batch_statistics_alone(room: Path, tmp_path: Path
     assert 0 < moved < 1e-4  # six steps at 1e-6
 
 
+@pytest.fixture(scope="module")
+def undisturbed(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("whole") / "run"
+    Trainer(CONFIG, room, run).train()
+    return weights(run)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_resuming_equals_not_stopping(stop: int, room: Path, tmp_path: Path) -> None:
-    Trainer(CONFIG, room, tmp_path / "whole").train()
-    Trainer(CONFIG, room, tmp_path / "parts").train(stop_after=stop)
-    resumed = Trainer(CONFIG, room, tmp_path / "parts")
+def test_resuming_equals_not_stopping(
+    stop: int, room: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    Trainer(CONFIG, room, tmp_path).train(stop_after=stop)
+    resumed = Trainer(CONFIG, room, tmp_path)
     assert resumed.progress.epochs_done == stop
     resumed.train()
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    parts = weights(tmp_path)
+    assert undisturbed.keys() == parts.keys()
+    assert all(torch.equal(undisturbed[key], parts[key]) for key in undisturbed)
 
 
 def test_a_folder_with_something_else_is_refused(room: Path, tmp_path: Path) -> None:
@@ -103,6 +126,9 @@ def test_a_folder_with_something_else_is_refused(room: Path, tmp_path: Path) -> 
     Trainer(CONFIG, room, run).train(stop_after=1)
     with pytest.raises(ConfigError, match="expected .* to hold a run with this configuration"):
         Trainer(dataclasses.replace(CONFIG, seed=1), room, run)
+    elsewhere = write_recording(tmp_path / "elsewhere", train=11, test=1)
+    with pytest.raises(ConfigError, match="expected the frames of 'room' .* got others in .*elsewhere"):
+        Trainer(CONFIG, elsewhere, run)
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
@@ -111,17 +137,67 @@ def test_a_folder_with_something_else_is_refused(room: Path, tmp_path: Path) -> 
     assert (other / "thesis.txt").read_text() == "precious"
 
 
-def test_a_damaged_checkpoint_is_named(room: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    Trainer(CONFIG, room, run).train(stop_after=1)
-    path = run / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError) as caught:
-        Trainer(CONFIG, room, run)
-    assert str(caught.value).startswith(f"expected a readable checkpoint at {path}, got: ")
-    assert "\n" not in str(caught.value)
+def test_a_run_that_never_began_holds_no_folder(room: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecordingError):
+        Trainer(CONFIG, tmp_path / "mistyped", tmp_path / "run")
+    other = dataclasses.replace(CONFIG, seed=1)
+    Trainer(other, room, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.yaml") == other
+
+
+def test_damaged_checkpoints_are_named(room: Path, tmp_path: Path) -> None:
+    Trainer(CONFIG, room, tmp_path).train(stop_after=1)
+    path = tmp_path / "checkpoint.pt"
+    content = path.read_bytes()
+    for damaged in (content[:1000], content[:-1000], b"", b"text"):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError) as caught:
+            Trainer(CONFIG, room, tmp_path)
+        assert str(caught.value).startswith(f"expected a readable checkpoint at {path}, got: ")
+        assert "\n" not in str(caught.value)
+    torch.save({"network": {}}, path)
+    with pytest.raises(ConfigError, match=r"got one without \['optimizer', 'progress', 'recording', 'stat"):
+        Trainer(CONFIG, room, tmp_path)
     with pytest.raises(ConfigError, match="expected a training run with checkpoint.pt"):
-        read_checkpoint(tmp_path)
+        read_checkpoint(tmp_path / "nowhere")
+
+
+def test_bad_frames_are_refused_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    room = write_recording(tmp_path / "room", train=10, test=1)
+    (room / "seq-01" / "frame-000003.depth.png").unlink()
+    with pytest.raises(RecordingError, match="1 of 10 frames are bad: .*000003: .* got no depth"):
+        Trainer(CONFIG, room, tmp_path / "run")
+    (room / "seq-01" / "frame-000004.pose.txt").write_text("")
+    (room / "seq-01" / "frame-000009.color.png").write_bytes(b"")  # one of those that are held out
+    trainer = Trainer(CONFIG, room, tmp_path / "run", skip_bad=True)
+    assert [frame.name[-1] for frame in trainer.views.frames] == list("012567")
+    assert [item.name[-1] for item in trainer.validation_files] == list("89")
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 3
+    assert all(line.startswith("left out: ") for line in told)
+
+
+def test_a_graphics_card_that_is_not_there(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device: expected a CUDA GPU, got none"):
+        Trainer(dataclasses.replace(CONFIG, device="cuda"), room, tmp_path / "run")
+
+
+def test_cells_that_the_lens_does_not_reach_have_no_say_in_the_pose(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(CONFIG, room, tmp_path / "run")
+    trainer.rays[..., 2:5] = 0.0  # what a lens gives for cells beyond its reach
+    used = []
+    monkeypatch.setattr(under_test, "align", lambda a, b, w, *_: used.append(w) or torch.eye(4)[None])
+    trainer.network.eval()
+    images, labels = collate([trainer.views[0]])
+    trainer._pose_loss(normalize_images(images), labels)
+    outside = trainer.rays[0, 2].flatten() == 0
+    assert not used[0][0, outside].any()
+    assert (used[0][0, ~outside] > 0).all()
 
 
 def test_steps_that_are_not_finite_are_left_out_and_counted(

@@ -26,7 +26,7 @@ from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
 from structpose_ros.training import dataset as data
 from structpose_ros.training.alignment import align
-from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.config import ConfigError, TrainingConfig, first_line, load_config
 from structpose_ros.training.evaluate import evaluate_frames, summarize
 from structpose_ros.training.export import Parity, export_model
 from structpose_ros.training.frames import RecordingError, handle_bad, open_recording, write_atomic
@@ -52,7 +52,8 @@ class Trainer:
         """Load the data, build the network, and take up a checkpoint where `out` holds one.
 
         Raises:
-            ConfigError: `out` holds a run with another configuration, or the device is not there.
+            ConfigError: `out` holds a run with another configuration or of another recording, a checkpoint
+                that can't be read, or other files; the device or the pretrained weights are not there.
             RecordingError: the recording can't be used.
         """
         self.config = config
@@ -64,17 +65,16 @@ class Trainer:
         files, bad = self.recording.files("train")
         handle_bad(bad, len(files) + len(bad), skip_bad)
         training_files, self.validation_files = data.split_validation(files, config.validation_fraction)
-        with tqdm(total=len(training_files), desc="reading frames", unit="frame") as bar:
-            frames, unreadable = data.load_frames(
-                self.recording,
-                training_files,
-                config.input,
-                skip_bad=skip_bad,
-                progress=lambda n, _: bar.update(1),
+        with tqdm(total=len(files), desc="reading frames", unit="frame") as bar:
+            everything, unreadable = data.load_frames(
+                self.recording, files, config.input, skip_bad=skip_bad, progress=lambda *_: bar.update(1)
             )
+        training_names = {item.name for item in training_files}
+        frames = [frame for frame in everything if frame.name in training_names]
         if not frames:
             raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
-        self.skipped_frames = bad + unreadable
+        for line in bad + unreadable:
+            print(f"left out: {line}")
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
         self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera)
         self.views = data.ViewDataset(
@@ -86,7 +86,7 @@ class Trainer:
             config.seed,
         )
         self.network = StructPoseNetwork(config.network)
-        if config.network.pretrained:
+        if config.network.pretrained and not (out / CHECKPOINT).is_file():
             load_pretrained(self.network, config.network.pretrained, config.network.backbone)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rays = (
@@ -222,16 +222,14 @@ class Trainer:
 
     def _claim_folder(self) -> None:
         path = self.out / CONFIG
-        if path.is_file():
-            if load_config(path) != self.config:
-                raise ConfigError(
-                    f"expected {self.out} to hold a run with this configuration, got another one in {path}: "
-                    "choose another --out, or delete the folder"
-                )
+        if path.is_file() and load_config(path) == self.config:
             return
-        if self.out.is_dir() and any(self.out.iterdir()):
+        if self.out.is_dir() and any(item != path for item in self.out.iterdir()):
             raise ConfigError(
-                f"expected a run or an empty folder at {self.out}, got a folder with other files"
+                f"expected {self.out} to hold a run with this configuration, got another one in {path}: "
+                "choose another --out, or delete the folder"
+                if path.is_file()
+                else f"expected a run or an empty folder at {self.out}, got a folder with other files"
             )
         text = yaml.safe_dump(dataclasses.asdict(self.config), sort_keys=False)
         write_atomic(path, text.encode())
@@ -243,19 +241,31 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
+            **self._origin(),
+        }
+        torch.save(state, buffer)
+        write_atomic(self.out / CHECKPOINT, buffer.getvalue())
+
+    def _origin(self) -> dict[str, Any]:
+        """What the run was trained on, as plain values and tensors."""
+        return {
             "statistics": {
                 key: torch.tensor(np.asarray(value), dtype=torch.float64)
                 for key, value in vars(self.statistics).items()
             },
             "recording": {"name": self.recording.name, "camera": dataclasses.asdict(self.recording.camera)},
         }
-        torch.save(state, buffer)
-        write_atomic(self.out / CHECKPOINT, buffer.getvalue())
 
     def _load_checkpoint(self) -> None:
         if not (self.out / CHECKPOINT).is_file():
             return
         state = read_checkpoint(self.out)
+        before, now = state["statistics"], self._origin()["statistics"]
+        if not all(torch.allclose(before[key], now[key], rtol=1e-6, atol=1e-6) for key in now):
+            raise ConfigError(
+                f"expected the frames of '{state['recording']['name']}' that the run in {self.out} "
+                f"began with, got others in {self.recording.root}: choose another --out, or delete the folder"
+            )
         self.network.load_state_dict(state["network"])
         self.progress = Progress(**state["progress"])
         self._resumed_optimizer = state["optimizer"]
@@ -322,9 +332,10 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(
-            f"expected a readable checkpoint at {path}, got: {str(error).splitlines()[0]}"
-        ) from error
+        raise ConfigError(f"expected a readable checkpoint at {path}, got: {first_line(error)}") from error
+    missing = {"network", "optimizer", "progress", "statistics", "recording"} - set(state)
+    if missing:
+        raise ConfigError(f"expected a checkpoint of a run at {path}, got one without {sorted(missing)}")
     return state
 
 
@@ -361,8 +372,9 @@ def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
     from structpose_ros.network import OnnxNetwork
     from structpose_ros.relocalizer import Relocalizer
 
+    network = OnnxNetwork(model, provider="cpu")
     outcomes, _ = evaluate_frames(
-        Relocalizer(OnnxNetwork(model, provider="cpu")),
+        Relocalizer(network),
         trainer.recording,
         trainer.validation_files,
         skip_bad=True,
@@ -370,7 +382,7 @@ def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
     metrics = summarize(outcomes)
     kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
     nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
-    scale = float(np.mean(nees)) / 6.0 if nees else 1.0
+    scale = network.contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
     return {key: float(metrics[key]) for key in kept if metrics[key] is not None}, max(scale, 1e-6)
 
 
