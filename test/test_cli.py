@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,15 +76,71 @@ def test_errors_of_training(
     room: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absent, run = tmp_path / "absent", tmp_path / "run"
+    evaluation = ["--data", room, "--out", tmp_path / "out"]
     assert "expected a training configuration" in fails(capsys, "train", absent, "--data", room, "--out", run)
     config.write_text("epochs: 3")
     assert "epochs: unknown key" in fails(capsys, "train", config, "--data", room, "--out", run)
+    config.write_text("a: [\nb: {")
+    assert "expected YAML, got" in fails(capsys, "train", config, "--data", room, "--out", run)
+    config.write_text("network: {pretrained: absent.pth}\ndevice: cpu\ninput: {width: 64, height: 48}")
+    assert main(["train", str(config), "--data", str(room), "--out", str(run)]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "network.pretrained: expected readable weights in 'absent.pth'" in told
     config.write_text("device: cpu")
     assert "expected a recording's folder" in fails(capsys, "train", config, "--data", absent, "--out", run)
     assert "expected a run or an empty folder" in fails(
         capsys, "train", config, "--data", room, "--out", room
     )
-    assert "expected a training run" in fails(capsys, "export", tmp_path, "--out", tmp_path / "m.onnx")
+    for command in (["export", tmp_path, "--out", tmp_path / "m.onnx"], ["evaluate", tmp_path, *evaluation]):
+        assert "expected a training run" in fails(capsys, *command)
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    assert "expected a readable checkpoint" in fails(capsys, "export", tmp_path, "--out", tmp_path / "m.onnx")
+
+
+def test_bad_frames(room: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = shutil.copytree(room, tmp_path / "room")
+    (data / "seq-01" / "frame-000001.color.png").write_bytes(b"")
+    (data / "seq-02" / "frame-000000.pose.txt").unlink()
+    train = ["train", str(config), "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(train) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("structpose: error: 1 of 8 frames are bad: ")
+    assert all("reading frames" in line for line in told[:-1] if line)  # the progress bar
+    model = write_model(tmp_path / "model.onnx", poses(1, 1)[0])
+    evaluation = ["evaluate", str(model), "--data", str(data), "--out", str(tmp_path / "out")]
+    assert "1 of 2 frames are bad: seq-02/frame-000000: expected color" in fails(capsys, *evaluation)
+    assert main([*evaluation, "--skip-bad"]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["frames"] == 1
+    (data / "camera.yaml").write_text("image_width: [")
+    assert "camera.yaml: expected a ROS camera_info YAML file, got" in fails(capsys, *evaluation)
+
+
+@pytest.mark.parametrize("swap", ["depth", "scene_coordinates"])
+def test_swaps(swap: str, room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "model.onnx", poses(1, 1)[0])
+    out = tmp_path / "out"
+    command = ["evaluate", str(model), "--data", str(room), "--out", str(out), "--swap", swap]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == f"structpose with true {swap}"
+
+
+def test_an_unforeseen_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("a defect of ours")
+
+    monkeypatch.setattr("structpose_ros.cli.OnnxNetwork", broken)
+    with pytest.raises(ValueError, match="a defect of ours"):
+        main(["info", "model.onnx"])
+
+
+def test_an_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("structpose_ros.cli.OnnxNetwork", interrupted)
+    assert main(["info", "model.onnx"]) == 130
+    assert capsys.readouterr().err == "structpose: interrupted; what was finished is kept\n"
 
 
 def test_errors_about_model_files(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

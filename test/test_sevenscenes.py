@@ -58,6 +58,18 @@ def test_registration_of_single_points() -> None:
     assert registered[rows, columns].tolist() == [4500, 2000, 1000]
 
 
+def test_points_outside_the_colour_image_are_dropped() -> None:
+    camera = Camera(9, 7, 4.0, 4.0, 4.0, 3.0)
+    tele = Camera(9, 7, 8.0, 8.0, 4.0, 3.0)
+    depth_mm = np.full((7, 9), 2000, dtype=np.uint16)
+    registered = register_depth(depth_mm, camera.ray_grid(), np.eye(4), tele)
+    expected = np.zeros((7, 9), dtype=np.uint16)
+    expected[1:7:2, 0:9:2] = 2000  # every second pixel is hit, by the middle of the depth image
+    np.testing.assert_array_equal(registered, expected)
+    none = register_depth(np.zeros_like(depth_mm), camera.ray_grid(), np.eye(4), tele)
+    assert not none.any()
+
+
 def test_the_nearest_point_wins() -> None:
     camera = Camera(8, 6, 8.0, 8.0, 4.0, 3.0)
     narrow = Camera(8, 6, 2.0, 2.0, 4.0, 3.0)  # four pixels of one camera fall into one of the other

@@ -70,7 +70,7 @@ def test_learns_and_writes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture
     assert log[39]["loss"] < 0.1 * log[0]["loss"]
     assert log[-1]["skipped_steps"] == 0
     seen = evaluate(model, room, "train", tmp_path / "out", provider="cpu")
-    assert seen["median_position_m"] < 0.4  # the mean pose is 0.9 m and 90 degrees away
+    assert seen["median_position_m"] < 0.3  # their mean is 0.4 m away, and they look all around
     assert seen["median_rotation_deg"] < 10
 
     contract = OnnxNetwork(model, "cpu").contract

@@ -228,8 +228,8 @@ def write_poses(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def write_trajectory(path: Path, poses: Sequence[tuple[float, npt.NDArray[np.float64]]]) -> None:
     """Write (stamp s, map_from_camera) pairs in TUM format, which `evo` opens."""
-    lines = (" ".join([f"{stamp:.6f}", *map(str, _pose_columns(pose))]) for stamp, pose in poses)
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
+    lines = (" ".join([f"{stamp:.6f}", *_pose_columns(pose)]) + "\n" for stamp, pose in poses)
+    write_atomic(path, "".join(lines).encode())
 
 
 def _pose_columns(map_from_camera: npt.NDArray[np.float64]) -> list[str]:
