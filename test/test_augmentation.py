@@ -19,6 +19,7 @@ from structpose_ros.training.dataset import ViewDataset, collate, scene_statisti
 from structpose_ros.training.frames import Frame
 
 FISHEYE = Camera(64, 48, 40.0, 40.0, 31.5, 23.5, "equidistant", (0.02, -0.01, 0.0, 0.0))
+BARREL = Camera(64, 48, 60.0, 60.0, 31.5, 23.5, "plumb_bob", (-0.2, 0.05, 0.002, -0.001))
 PLAIN = AugmentationConfig(photometric=False, roll_degrees=20, tilt_degrees=6, scale_low=0.8, scale_high=1.25)
 
 
@@ -29,7 +30,7 @@ def dataset(augmentation: AugmentationConfig = PLAIN, camera: Camera = CAMERA) -
     return ViewDataset(frames, camera, camera, scene_statistics(frames, camera, camera), augmentation, seed=3)
 
 
-@pytest.mark.parametrize("camera", [CAMERA, FISHEYE])
+@pytest.mark.parametrize("camera", [CAMERA, BARREL, FISHEYE])
 def test_labels_of_a_turned_view_solve_to_its_pose(camera: Camera) -> None:
     views = dataset(camera=camera)
     views.rigid = True
@@ -49,7 +50,7 @@ def test_labels_of_a_turned_view_solve_to_its_pose(camera: Camera) -> None:
         np.testing.assert_allclose(sample["map_from_camera"][:3, 3], recorded, atol=1e-12)
 
 
-@pytest.mark.parametrize("camera", [CAMERA, FISHEYE])
+@pytest.mark.parametrize("camera", [CAMERA, BARREL, FISHEYE])
 def test_a_turned_image_is_what_the_turned_camera_sees(camera: Camera) -> None:
     map_from_camera = pose(0.1, 0.2, 0.5)
     rotation = rotation_from_vector([0.03, -0.05, 0.2])

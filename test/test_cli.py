@@ -113,6 +113,7 @@ def test_bad_frames(room: Path, config: Path, tmp_path: Path, capsys: pytest.Cap
     assert main([*evaluation, "--skip-bad"]) == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["frames"] == 1
     (data / "camera.yaml").write_text("image_width: [")
+    capsys.readouterr()
     assert "camera.yaml: expected a ROS camera_info YAML file, got" in fails(capsys, *evaluation)
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = NetworkConfig("resnet18_half", 16, 1, 8, 1)
 
 
-@pytest.mark.parametrize("height", [48, 80, 112, 240])
+@pytest.mark.parametrize("height", [48, 80, 112, 120, 240])
 def test_shapes_of_heights_that_do_not_halve_evenly(height: int) -> None:
     network = StructPoseNetwork(TINY).eval()
     with torch.no_grad():

@@ -226,8 +226,9 @@ def read_camera(path: Path) -> Camera:
         )
     except (CameraError, RecordingError) as error:
         raise RecordingError(f"{path}: {error}") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecordingError(f"{path}: expected a ROS camera_info YAML file, got: {error!r}") from error
+    except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise RecordingError(f"{path}: expected a ROS camera_info YAML file, got: {reason}") from error
 
 
 def write_camera(path: Path, camera: Camera) -> None:
