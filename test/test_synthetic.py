@@ -248,7 +248,7 @@ def test_files_on_disk(tmp_path: Path, tours: dict[str, Tour]) -> None:
     assert image is not None
     assert image.shape == (120, 160, 3)
     assert image.std() > 20
-    assert b"data: [104.25, 0, 79.5, 0, 104.25, 59.5, 0, 0, 1]" in found["camera.yaml"]
+    assert b"data: [104.25, 0.0, 79.5, 0.0, 104.25, 59.5, 0.0, 0.0, 1.0]" in found["camera.yaml"]
 
 
 @pytest.mark.usefixtures("coarse_room")

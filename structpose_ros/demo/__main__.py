@@ -16,9 +16,10 @@ from typing import IO
 
 from structpose_ros.contract import ModelFileError
 from structpose_ros.demo.report import build_report, print_summary
+from structpose_ros.network import ProviderError
 from structpose_ros.resources import share_path
 from structpose_ros.training.frames import RecordingError, open_recording
-from structpose_ros.training.synthetic import render_demo
+from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
 START_DEADLINE = 60.0  # seconds for the node to load its model and be discovered
 DRAIN = 1.0  # seconds for the last poses to arrive
@@ -50,7 +51,7 @@ def main() -> int:
         play(model, data, arguments.out, arguments.rate, arguments.provider)
         print("[3/3] comparing with the truth", flush=True)
         report = build_report(model, data, arguments.out, arguments.provider)
-    except (DemoError, ModelFileError, RecordingError, OSError) as error:
+    except (DemoError, ForeignFolderError, ModelFileError, ProviderError, RecordingError, OSError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 1
     print_summary(report, arguments.out)

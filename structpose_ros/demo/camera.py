@@ -25,7 +25,7 @@ from structpose_ros.training.frames import (
     read_color,
     write_atomic,
 )
-from structpose_ros.training.synthetic import render_demo
+from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
 LISTENER_DEADLINE = 60.0  # seconds to wait for a node that may still be loading its model
 
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recording = open_recording(arguments.data or _rendered_demo_room())
         files, _ = recording.files(arguments.split)
-    except RecordingError as error:
+    except (ForeignFolderError, RecordingError) as error:
         print(f"demo_camera: error: {error}", file=sys.stderr)
         return 1
     rclpy.init(args=argv)

@@ -248,7 +248,7 @@ def write_camera(path: Path, camera: Camera) -> None:
         "rectification_matrix": {"rows": 3, "cols": 3, "data": [1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0]},
         "projection_matrix": {"rows": 3, "cols": 4, "data": [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0]},
     }
-    write_atomic(path, yaml.safe_dump(content, sort_keys=False).encode())
+    write_atomic(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None).encode())
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -17,6 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from structpose_ros.camera import Camera
+from structpose_ros.training.frames import write_atomic, write_camera
+
 from .baking import BakedScene
 from .freespace import FreeSpace
 from .raycast import Pinhole, Renderer
@@ -77,14 +80,14 @@ def render_demo(
     claim_folder(out, seed, width, height, counts)
     camera = Pinhole.of_size(width, height)
     space = FreeSpace(EXTENT, room_footprints(seed))
-    write_atomically(out / "camera.yaml", camera_yaml(camera).encode())
+    write_camera(out / "camera.yaml", camera_model(camera))
     jobs: list[Job] = []
     for name, count in counts.items():
         folder = out / f"seq-{SEQUENCES[name]:02d}"
         folder.mkdir(exist_ok=True)
         tour = plan_tour(space, name, seed, count)
         write_stamps(folder / "stamps.txt", tour)
-        write_atomically(out / SPLITS[name], f"sequence{SEQUENCES[name]}\n".encode())
+        write_atomic(out / SPLITS[name], f"sequence{SEQUENCES[name]}\n".encode())
         jobs += [job for job in tour_jobs(folder, name, tour) if not is_complete(job)]
     if jobs:
         render_jobs(jobs, camera, seed, workers or len(os.sched_getaffinity(0)), progress)
@@ -124,7 +127,7 @@ def claim_folder(out: Path, seed: int, width: int, height: int, counts: Mapping[
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ForeignFolderError(f"{out} exists and is not a rendered demo room (it has no {MANIFEST})")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps({**wanted, "planned": planned}, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps({**wanted, "planned": planned}, indent=1) + "\n").encode())
 
 
 def tour_jobs(folder: Path, name: str, tour: Tour) -> Iterator[Job]:
@@ -213,15 +216,13 @@ def render_frame(setup: Setup, job: Job) -> None:
     sensor = Sensor(setup.camera, setup.seed, STYLES[job.tour].number)
     image = sensor.expose(clean, job.frame, job.seconds, job.angular_velocity)
     millimetres = np.clip(np.rint(depth * 1000.0), 0, 65534).astype(np.uint16)
-    write_atomically(
+    write_atomic(
         frame_path(job, "color.jpg"),
         encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY),
     )
-    write_atomically(
-        frame_path(job, "depth.png"), encode(".png", millimetres, cv2.IMWRITE_PNG_COMPRESSION, 1)
-    )
+    write_atomic(frame_path(job, "depth.png"), encode(".png", millimetres, cv2.IMWRITE_PNG_COMPRESSION, 1))
     rows = (" ".join(f"{value:.10e}" for value in row) for row in job.map_from_camera)
-    write_atomically(frame_path(job, "pose.txt"), ("\n".join(rows) + "\n").encode())
+    write_atomic(frame_path(job, "pose.txt"), ("\n".join(rows) + "\n").encode())
 
 
 def encode(ending: str, image: np.ndarray[Any, Any], option: int, value: int) -> bytes:
@@ -232,34 +233,14 @@ def encode(ending: str, image: np.ndarray[Any, Any], option: int, value: int) ->
     return bytes(data)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that its name never stands for half of it."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
 def write_stamps(path: Path, tour: Tour) -> None:
     """Write one line per frame, seconds from the start; a longer list from an earlier call stays."""
     if path.is_file() and len(path.read_text().splitlines()) > len(tour.stamps):
         return
-    write_atomically(path, "".join(f"{stamp:.6f}\n" for stamp in tour.stamps).encode())
+    write_atomic(path, "".join(f"{stamp:.6f}\n" for stamp in tour.stamps).encode())
 
 
-def camera_yaml(camera: Pinhole) -> str:
-    """Return the camera in the YAML form of ROS's camera_info."""
-
-    def matrix(name: str, rows: int, columns: int, data: Sequence[float]) -> str:
-        listed = ", ".join(f"{value:.10g}" for value in data)
-        return f"{name}:\n  rows: {rows}\n  cols: {columns}\n  data: [{listed}]\n"
-
-    fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
-    parts: list[str] = [
-        f"image_width: {camera.width}\nimage_height: {camera.height}\ncamera_name: camera\n",
-        matrix("camera_matrix", 3, 3, [fx, 0, cx, 0, fy, cy, 0, 0, 1]),
-        "distortion_model: plumb_bob\n",
-        matrix("distortion_coefficients", 1, 5, [0] * 5),
-        matrix("rectification_matrix", 3, 3, [1, 0, 0, 0, 1, 0, 0, 0, 1]),
-        matrix("projection_matrix", 3, 4, [fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0]),
-    ]
-    return "".join(parts)
+def camera_model(camera: Pinhole) -> Camera:
+    """Return the camera as every recording has it."""
+    intrinsics = (camera.fx, camera.fy, camera.cx, camera.cy)
+    return Camera(camera.width, camera.height, *intrinsics, "plumb_bob", (0.0,) * 5)
