@@ -85,3 +85,21 @@ def test_a_file_that_differs_is_not_written(
         export_model(network, contract(), path, correspondence_weighting=True)
     assert calls
     assert path.read_bytes() == b"the model before"
+
+
+@pytest.mark.parametrize("head", ["depth_head", "scene_head", "weight_head"])
+def test_a_network_that_is_not_finite_is_not_written(
+    head: str, network: StructPoseNetwork, tmp_path: Path
+) -> None:
+    last = getattr(network, head) if head == "depth_head" else getattr(network, head)[-1]
+    torch.nn.init.constant_(last.bias, float("nan"))
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match="expected ONNX and torch to agree .* got .*nan"):
+        export_model(network, contract(), path, correspondence_weighting=True)
+    assert not path.exists()
+
+
+def test_rays_stay_an_input_without_weighting(network: StructPoseNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_model(network, contract(), path, correspondence_weighting=False)
+    assert [item.name for item in onnx.load(path).graph.input] == ["image", "rays"]
