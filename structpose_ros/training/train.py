@@ -34,6 +34,7 @@ from structpose_ros.training.losses import BatchLabels, geometry_loss, pose_loss
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork, depth_from_logits, load_pretrained
 
 CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
+CHECKPOINT_KEYS = ("network", "optimizer", "progress", "statistics", "recording")
 
 
 @dataclass
@@ -320,10 +321,12 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
         raise ConfigError(f"expected a training run with {CHECKPOINT} in {run}, got nothing")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(
-            f"expected a readable checkpoint at {path}, got: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # whatever unpickling meets in a damaged file, some of it without a message
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"expected a readable checkpoint at {path}, got: {reason}") from error
+    missing = set(CHECKPOINT_KEYS).difference(state if isinstance(state, dict) else ())
+    if missing:
+        raise ConfigError(f"expected a checkpoint of a run at {path}, got one without {sorted(missing)}")
     return state
 
 
