@@ -191,7 +191,7 @@ def load_config(path: Path) -> TrainingConfig:
     try:
         content = yaml.safe_load(path.read_text())
         return parse_config(content)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, got: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -132,7 +132,7 @@ def read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         raise RecordingError(f"expected {path.name} in {root} for split '{split}', got nothing")
     sequences = []
-    for line in path.read_text().split():
+    for line in path.read_text(errors="replace").split():
         number = re.fullmatch(r"(?:sequence|seq-)(\d+)", line)
         if number is None:
             raise RecordingError(f"expected lines like 'sequence1' in {path}, got '{line}'")
