@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(error: object) -> int:
-    print(f"structpose: error: {' '.join(str(error).split())}", file=sys.stderr)
+    line = " ".join(part.strip() for part in str(error).splitlines())  # YAML's, among others, take several
+    print(f"structpose: error: {line}", file=sys.stderr)
     return 1
 
 

@@ -14,9 +14,11 @@ import yaml
 from model_files import contract, write_model
 from recordings import poses, write_recording, write_sevenscenes
 from test_train import CONFIG
+from tqdm import tqdm
 
 from structpose_ros.cli import main
 from structpose_ros.contract import METADATA_KEY
+from structpose_ros.training.train import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +78,105 @@ def test_errors_of_training(
     room: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absent, run = tmp_path / "absent", tmp_path / "run"
-    evaluation = ["--data", room, "--out", tmp_path / "out"]
     assert "expected a training configuration" in fails(capsys, "train", absent, "--data", room, "--out", run)
     config.write_text("epochs: 3")
     assert "epochs: unknown key" in fails(capsys, "train", config, "--data", room, "--out", run)
-    config.write_text("a: [\nb: {")
-    assert "expected YAML, got" in fails(capsys, "train", config, "--data", room, "--out", run)
-    config.write_text("network: {pretrained: absent.pth}\ndevice: cpu\ninput: {width: 64, height: 48}")
-    assert main(["train", str(config), "--data", str(room), "--out", str(run)]) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "network.pretrained: expected readable weights in 'absent.pth'" in told
+    config.write_text("input: {width: 64,\n  height: [48")
+    assert "expected YAML" in fails(capsys, "train", config, "--data", room, "--out", run)
+    config.write_bytes(b"\xff\xfe\x00 no text")
+    assert "expected YAML" in fails(capsys, "train", config, "--data", room, "--out", run)
+    assert not run.exists()
     config.write_text("device: cpu")
     assert "expected a recording's folder" in fails(capsys, "train", config, "--data", absent, "--out", run)
     assert "expected a run or an empty folder" in fails(
         capsys, "train", config, "--data", room, "--out", room
     )
-    for command in (["export", tmp_path, "--out", tmp_path / "m.onnx"], ["evaluate", tmp_path, *evaluation]):
-        assert "expected a training run" in fails(capsys, *command)
-    (tmp_path / "checkpoint.pt").write_bytes(b"")
-    (tmp_path / "config.yaml").write_text("seed: 1")
-    assert "expected a readable checkpoint" in fails(capsys, "export", tmp_path, "--out", tmp_path / "m.onnx")
+    assert "expected a training run" in fails(capsys, "export", tmp_path, "--out", tmp_path / "m.onnx")
+
+
+def test_errors_about_model_files(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_model(tmp_path / "good.onnx", poses(1, 1)[0])
+    bad = tmp_path / "bad.onnx"
+    assert "expected a model file at" in fails(capsys, "info", bad)
+    bad.write_bytes(good.read_bytes()[:200])
+    assert "expected an ONNX model" in fails(capsys, "info", bad)
+    model = onnx.load(good)
+    del model.metadata_props[:]
+    onnx.save(model, bad)
+    assert "expected a model exported by `structpose export`" in fails(capsys, "info", bad)
+    onnx.helper.set_model_props(
+        model,
+        {
+            METADATA_KEY: contract()
+            .to_metadata()[METADATA_KEY]
+            .replace('"format_version": 1', '"format_version": 9')
+        },
+    )
+    onnx.save(model, bad)
+    message = fails(capsys, "evaluate", bad, "--data", room, "--out", tmp_path / "out")
+    assert "expected model format version 1, got 9" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_pretrained_weights(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("structpose_ros.training.train.tqdm", silent)
+    path, weights = tmp_path / "config.yaml", tmp_path / "weights.pth"
+    network = dataclasses.replace(CONFIG.network, pretrained=str(weights))
+    path.write_text(yaml.safe_dump(dataclasses.asdict(dataclasses.replace(CONFIG, network=network))))
+    command = ("train", path, "--data", room, "--out", tmp_path / "run")
+    assert f"expected pretrained weights at {weights}, got nothing" in fails(capsys, *command)
+    weights.write_bytes(b"")
+    assert "expected readable pretrained weights" in fails(capsys, *command)
+
+
+def silent(*_: object, **__: object) -> tqdm:
+    """Return a progress bar that shows nothing, so that stderr holds the error alone."""
+    return tqdm(disable=True)
+
+
+def test_errors_of_a_run(
+    room: Path,
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("structpose_ros.training.train.tqdm", silent)
+    run, out = tmp_path / "run", tmp_path / "out"
+    Trainer(CONFIG, room, run).train(stop_after=1)
+    command = ("train", config, "--data", room, "--out", run)
+    config.write_text(yaml.safe_dump(dataclasses.asdict(dataclasses.replace(CONFIG, seed=3))))
+    assert "to hold a run with this configuration" in fails(capsys, *command)
+    (run / "checkpoint.pt").write_bytes(b"")
+    config.write_text(yaml.safe_dump(dataclasses.asdict(CONFIG)))
+    assert "expected a readable checkpoint at" in fails(capsys, *command)
+    assert "expected a readable checkpoint at" in fails(capsys, "export", run, "--out", tmp_path / "m.onnx")
+    (run / "checkpoint.pt").unlink()
+    assert "with checkpoint.pt in" in fails(capsys, "evaluate", run, "--data", room, "--out", out)
+    assert not out.exists()
+
+
+def test_errors_about_data(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "model.onnx", poses(1, 1)[0])
+    copy, out = tmp_path / "copy", tmp_path / "out"
+    shutil.copytree(room, copy)
+    command = ("evaluate", model, "--data", copy, "--out", out)
+    assert "expected a recording's folder" in fails(capsys, *command[:3], tmp_path / "none", *command[4:])
+    (copy / "seq-02" / "frame-000001.pose.txt").unlink()
+    assert "1 of 2 frames are bad: seq-02/frame-000001" in fails(capsys, *command)
+    (copy / "TestSplit.txt").write_text("sequence9\n")
+    assert "seq-09 that the split names, got nothing" in fails(capsys, *command)
+    (copy / "TestSplit.txt").write_text("the last ones\n")
+    assert "expected lines like 'sequence1'" in fails(capsys, *command)
+    (copy / "TestSplit.txt").write_bytes(b"\xff\xfe")
+    assert "expected lines like 'sequence1'" in fails(capsys, *command)
+    (copy / "TestSplit.txt").unlink()
+    assert "expected TestSplit.txt in" in fails(capsys, *command)
+    (copy / "camera.yaml").write_text("image_width: 64")
+    assert "expected a ROS camera_info YAML file" in fails(capsys, *command)
+    assert not out.exists()
 
 
 def test_bad_frames(room: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,46 +207,75 @@ def test_swaps(swap: str, room: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["method"] == f"structpose with true {swap}"
 
 
-def test_an_unforeseen_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ValueError("a defect of ours")
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
+def test_truncated_model_files(share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_model(tmp_path / "good.onnx", poses(1, 1)[0]).read_bytes()
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(good[: int(share * len(good))])
+    assert str(bad) in fails(capsys, "info", bad)
 
-    monkeypatch.setattr("structpose_ros.cli.OnnxNetwork", broken)
-    with pytest.raises(ValueError, match="a defect of ours"):
-        main(["info", "model.onnx"])
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evaluate", "m.onnx", "--data", "d", "--out", "o", "--split", "all"], "argument --split"),
+        (["evaluate", "m.onnx", "--data", "d", "--out", "o", "--swap", "pose"], "argument --swap"),
+        (["render-demo", "out", "--tour", "grand"], "argument --tour"),
+        (["render-demo", "out", "--seed", "seven"], "argument --seed"),
+        (["import", "kitti", "a", "b"], "argument format"),
+        (["train", "config.yaml"], "required: --data, --out"),
+    ],
+)
+def test_usage(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err
 
 
-def test_an_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "seed", "tours"),
+    [
+        ([], 7, ("mapping", "localization")),
+        (["--tour", "both", "--seed", "3"], 3, ("mapping", "localization")),
+        (["--tour", "localization"], 7, ("localization",)),
+    ],
+)
+def test_render_demo(
+    options: list[str], seed: int, tours: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(
+        "structpose_ros.training.synthetic.render_demo", lambda out, **given: calls.append((out, given))
+    )
+    assert main(["render-demo", str(tmp_path), *options]) == 0
+    assert calls == [(tmp_path, {"seed": seed, "tours": tours})]
+
+
+def test_interruption(
+    room: Path,
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("structpose_ros.cli.OnnxNetwork", interrupted)
-    assert main(["info", "model.onnx"]) == 130
+    monkeypatch.setattr("structpose_ros.training.train.train", interrupted)
+    assert main(["train", str(config), "--data", str(room), "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "structpose: interrupted; what was finished is kept\n"
 
 
-def test_errors_about_model_files(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = write_model(tmp_path / "good.onnx", poses(1, 1)[0])
-    bad = tmp_path / "bad.onnx"
-    assert "expected a model file at" in fails(capsys, "info", bad)
-    bad.write_bytes(good.read_bytes()[:200])
-    assert "expected an ONNX model" in fails(capsys, "info", bad)
-    model = onnx.load(good)
-    del model.metadata_props[:]
-    onnx.save(model, bad)
-    assert "expected a model exported by `structpose export`" in fails(capsys, "info", bad)
-    onnx.helper.set_model_props(
-        model,
-        {
-            METADATA_KEY: contract()
-            .to_metadata()[METADATA_KEY]
-            .replace('"format_version": 1', '"format_version": 9')
-        },
-    )
-    onnx.save(model, bad)
-    message = fails(capsys, "evaluate", bad, "--data", room, "--out", tmp_path / "out")
-    assert "expected model format version 1, got 9" in message
-    assert not (tmp_path / "out").exists()
+def test_defects_are_not_hidden(
+    room: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("a defect of ours")
+
+    monkeypatch.setattr("structpose_ros.training.train.train", broken)
+    with pytest.raises(ValueError, match="a defect of ours"):
+        main(["train", str(config), "--data", str(room), "--out", str(tmp_path / "run")])
 
 
 def test_a_missing_package_is_named(

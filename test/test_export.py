@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,10 @@ from model_files import HEIGHT, WIDTH, contract
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.training import export as under_test
 from structpose_ros.training.config import NetworkConfig
-from structpose_ros.training.export import ExportedGraph, ExportError, Parity, example_inputs, export_model
+from structpose_ros.training.export import ExportedGraph, ExportError, example_inputs, export_model
 from structpose_ros.training.networks import StructPoseNetwork
 
 CONFIG = NetworkConfig("resnet18_half", 16, 1, 8, 1)
-
-
-def test_not_a_number_is_the_worst_of_all() -> None:
-    for values in ((math.nan, 0.0, 0.0), (0.0, math.nan, 0.0), (0.0, 0.0, math.nan)):
-        assert math.isnan(Parity(*values).worst)
-    assert Parity(1e-6, 3e-6, 2e-6).worst == 3e-6
 
 
 @pytest.fixture
@@ -94,9 +87,19 @@ def test_a_file_that_differs_is_not_written(
     assert path.read_bytes() == b"the model before"
 
 
-def test_a_network_that_is_not_finite_is_not_written(network: StructPoseNetwork, tmp_path: Path) -> None:
-    with torch.no_grad():
-        network.scene_head[-1].bias[1] = math.nan
-    with pytest.raises(ExportError, match="expected ONNX and torch to agree"):
-        export_model(network, contract(), tmp_path / "model.onnx", correspondence_weighting=False)
-    assert not any(tmp_path.iterdir())
+@pytest.mark.parametrize("head", ["depth_head", "scene_head", "weight_head"])
+def test_a_network_that_is_not_finite_is_not_written(
+    head: str, network: StructPoseNetwork, tmp_path: Path
+) -> None:
+    last = getattr(network, head) if head == "depth_head" else getattr(network, head)[-1]
+    torch.nn.init.constant_(last.bias, float("nan"))
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match="expected ONNX and torch to agree .* got .*nan"):
+        export_model(network, contract(), path, correspondence_weighting=True)
+    assert not path.exists()
+
+
+def test_rays_stay_an_input_without_weighting(network: StructPoseNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_model(network, contract(), path, correspondence_weighting=False)
+    assert [item.name for item in onnx.load(path).graph.input] == ["image", "rays"]

@@ -45,9 +45,8 @@ def test_size_of_the_papers_network() -> None:
         "total": (32.9, 23.7),
     }
     for part, (gmac, mparam) in expected.items():
-        # The figures have two decimals: half a digit of 0.08 is 6 %.
-        assert costs[part]["gmac"] == pytest.approx(gmac, rel=0.03)
-        assert costs[part]["mparam"] == pytest.approx(mparam, rel=0.01, abs=0.005)
+        assert costs[part]["gmac"] == pytest.approx(gmac, rel=0.05)
+        assert costs[part]["mparam"] == pytest.approx(mparam, rel=0.03, abs=0.005)  # printed to 0.01
 
 
 def test_proximity_and_logits_are_inverse() -> None:
@@ -82,7 +81,7 @@ def test_pretrained_residual_layers(suffix: str, tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in weights.items() if key in loaded)
     assert torch.equal(loaded["scene_head.0.weight"], head)
 
-    with pytest.raises(ConfigError, match=r"network.pretrained: expected the weights of a resnet18_half in"):
+    with pytest.raises(ConfigError, match="expected the weights of a resnet18_half in .* got"):
         load_pretrained(StructPoseNetwork(TINY), str(path), "resnet18_half")
 
 
@@ -93,15 +92,68 @@ def test_pretrained_files_carry_no_code(tmp_path: Path) -> None:
 
     path = tmp_path / "weights.pth"
     torch.save({"conv1.weight": Trap()}, path)
-    with pytest.raises(ConfigError, match="got: Weights only load failed"):
+    with pytest.raises(ConfigError, match="Weights only load failed"):
         load_pretrained(StructPoseNetwork(TINY), str(path), "resnet18_half")
 
 
-@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "noise.pth", "noise.safetensors"])
-def test_pretrained_files_that_cannot_be_read(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if "noise" in name:
-        path.write_bytes(b"no weights at all")
-    with pytest.raises(ConfigError, match=f"expected readable weights in '.*{name}', got: .") as caught:
+def torchvision_shapes(blocks: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights that torchvision publishes for a ResNet of basic blocks."""
+
+    def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+        vectors = {f"{name}.{key}": (width,) for key in ("weight", "bias", "running_mean", "running_var")}
+        return {**vectors, f"{name}.num_batches_tracked": ()}
+
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7), **norm("bn1", 64)}
+    inputs = 64
+    for stage, count in enumerate(blocks):
+        width = 64 * 2**stage
+        for block in range(count):
+            name = f"layer{stage + 1}.{block}"
+            shapes[f"{name}.conv1.weight"] = (width, inputs, 3, 3)
+            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            shapes |= norm(f"{name}.bn1", width) | norm(f"{name}.bn2", width)
+            if inputs != width:
+                shapes[f"{name}.downsample.0.weight"] = (width, inputs, 1, 1)
+                shapes |= norm(f"{name}.downsample.1", width)
+            inputs = width
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("backbone", "blocks", "tensors"), [("resnet18", (2, 2, 2, 2), 120), ("resnet34", (3, 4, 6, 3), 216)]
+)
+def test_residual_layers_have_torchvisions_names(
+    backbone: str, blocks: tuple[int, ...], tensors: int
+) -> None:
+    own = StructPoseNetwork(NetworkConfig(backbone, 16, 1, 8, 1)).state_dict()
+    residual = {
+        name: tuple(value.shape)
+        for name, value in own.items()
+        if name.split(".")[0] in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+    }
+    assert residual == torchvision_shapes(blocks)
+    assert len(residual) == tensors
+
+
+def test_incomplete_pretrained_weights_are_refused(tmp_path: Path) -> None:
+    network = StructPoseNetwork(TINY)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    weights = {name: torch.zeros_like(value) for name, value in before.items()}
+    del weights["layer3.0.bn1.bias"]
+    path = tmp_path / "weights.pth"
+    torch.save(weights, path)
+    with pytest.raises(ConfigError, match="got 119 of 120 tensors"):
+        load_pretrained(network, str(path), "resnet18_half")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("content", [None, b"", b"no weights at all"])
+def test_unreadable_pretrained_weights_are_named(content: bytes | None, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="^expected .*pretrained weights at .*, got") as caught:
         load_pretrained(StructPoseNetwork(TINY), str(path), "resnet18_half")
+    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_thread() -> None:
     """Sums over threads are not to the bit the same from run to run."""
     torch.set_num_threads(1)
+
+
+def flat(content: object, name: str = "") -> dict[str, object]:
+    """Return the leaves of nested mappings and lists by their path."""
+    if isinstance(content, dict):
+        items = list(content.items())
+    elif isinstance(content, list | tuple):
+        items = list(enumerate(content))
+    else:
+        return {name: content}
+    return {path: leaf for key, value in items for path, leaf in flat(value, f"{name}/{key}").items()}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -104,24 +116,31 @@ def test_the_pose_stage_leaves_batch_statistics_alone(room: Path, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def undisturbed(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def undisturbed(room: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("whole") / "run"
     Trainer(CONFIG, room, run).train()
-    return weights(run)
+    return run
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_resuming_equals_not_stopping(
-    stop: int, room: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_resuming_equals_not_stopping(stop: int, room: Path, undisturbed: Path, tmp_path: Path) -> None:
     Trainer(CONFIG, room, tmp_path).train(stop_after=stop)
     resumed = Trainer(CONFIG, room, tmp_path)
     assert resumed.progress.epochs_done == stop
     resumed.train()
-    parts = weights(tmp_path)
-    assert undisturbed.keys() == parts.keys()
-    assert all(torch.equal(undisturbed[key], parts[key]) for key in undisturbed)
+    whole, parts = (flat(read_checkpoint(run)) for run in (undisturbed, tmp_path))
+    assert any(key.startswith("/optimizer/state/") for key in whole)
+    assert whole.keys() == parts.keys()
+    for key in whole.keys() - {"/progress/seconds"}:
+        equal = torch.equal if isinstance(whole[key], torch.Tensor) else operator.eq
+        assert equal(whole[key], parts[key]), key
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+        for run in (undisturbed, tmp_path)
+    ]
+    assert len(losses[0]) == 5
+    assert losses[0] == losses[1]
 
 
 def test_a_folder_with_something_else_is_refused(room: Path, tmp_path: Path) -> None:
@@ -148,21 +167,49 @@ def test_a_run_that_never_began_holds_no_folder(room: Path, tmp_path: Path) -> N
     assert load_config(tmp_path / "run" / "config.yaml") == other
 
 
-def test_damaged_checkpoints_are_named(room: Path, tmp_path: Path) -> None:
-    Trainer(CONFIG, room, tmp_path).train(stop_after=1)
-    path = tmp_path / "checkpoint.pt"
-    content = path.read_bytes()
-    for damaged in (content[:1000], content[:-1000], b"", b"text"):
-        path.write_bytes(damaged)
-        with pytest.raises(ConfigError) as caught:
-            Trainer(CONFIG, room, tmp_path)
-        assert str(caught.value).startswith(f"expected a readable checkpoint at {path}, got: ")
-        assert "\n" not in str(caught.value)
-    torch.save({"network": {}}, path)
-    with pytest.raises(ConfigError, match=r"got one without \['optimizer', 'progress', 'recording', 'stat"):
-        Trainer(CONFIG, room, tmp_path)
+def test_a_damaged_checkpoint_is_named(room: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Trainer(CONFIG, room, run).train(stop_after=1)
+    path = run / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError) as caught:
+        Trainer(CONFIG, room, run)
+    assert str(caught.value).startswith(f"expected a readable checkpoint at {path}, got: ")
+    assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="expected a training run with checkpoint.pt"):
-        read_checkpoint(tmp_path / "nowhere")
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\x80\x02", b"PK\x03\x04", b"hello world\n"])
+def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^expected a readable checkpoint at .*, got: .+$") as caught:
+        read_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path) -> None:
+    for content, missing in (({"network": {}}, "'optimizer', 'progress'"), ([1, 2], "'network'")):
+        torch.save(content, tmp_path / "checkpoint.pt")
+        with pytest.raises(ConfigError, match=f"expected a checkpoint of a run at .* without .*{missing}"):
+            read_checkpoint(tmp_path)
+
+
+def test_checkpoints_hold_no_code(room: Path, tmp_path: Path) -> None:
+    Trainer(CONFIG, room, tmp_path / "run").train(stop_after=1)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["progress"]["epochs_done"] == 1
+    assert state["recording"]["name"] == "room"
+    assert state["statistics"]["scene_mean"].dtype == torch.float64
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("executed",)
+
+    torch.save({**state, "network": Trap()}, path)
+    with pytest.raises(ConfigError, match="Weights only load failed"):
+        read_checkpoint(tmp_path / "run")
 
 
 def test_bad_frames_are_refused_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

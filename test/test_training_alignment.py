@@ -65,9 +65,18 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda *inputs: align(*inputs)[:, :3], (a, reflected, w), atol=1e-6)
 
 
+def test_gradients_of_coplanar_points_are_right() -> None:
+    a, b, w = points(6, 10)
+    flat_a, flat_b = a * [1, 1, 0] + [0, 0, 2], b * [1, 0, 1]
+    inputs = [torch.from_numpy(value)[None].requires_grad_() for value in (flat_a, flat_b, w)]
+    assert torch.linalg.matrix_rank(torch.from_numpy(flat_a - flat_a.mean(axis=0))) == 2
+    assert torch.autograd.gradcheck(lambda *given: align(*given)[:, :3], inputs, atol=1e-6)
+
+
 TRAPS = {
     "tied singular values": np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]]),
     "coplanar": np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0.5, 0.2, 0], [0.1, 0.7, 0]]),
+    "nearly tied": np.concatenate([np.diag([1.0, 1.0 + 1e-9, 1.0 - 1e-9]), -np.eye(3)]),
     "collinear": np.linspace(-1, 1, 6)[:, None] * [1.0, 2.0, 3.0],
     "one point": np.ones((6, 3)),
     "zero": np.zeros((6, 3)),

@@ -24,11 +24,6 @@ class ConfigError(ValueError):
     """A configuration that can't be used; the message names the key, what was expected and what came."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's name where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _require(condition: bool, key: str, expected: str, got: object) -> None:
     if not condition:
         raise ConfigError(f"{key}: expected {expected}, got {got!r}")

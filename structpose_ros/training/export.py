@@ -62,8 +62,8 @@ class Parity:
 
     @property
     def worst(self) -> float:
-        """The largest of the three."""
-        return float(np.max([self.depth, self.scene_coordinates, self.weights]))  # NaN stays NaN
+        """The largest of the three; NaN if any is, which max() would pass over."""
+        return float(np.max([self.depth, self.scene_coordinates, self.weights]))
 
 
 def export_model(
@@ -72,7 +72,7 @@ def export_model(
     """Write the model file and return how well it agrees with torch.
 
     Raises:
-        ExportError: an output differs by more than 1e-4 relative; nothing is written then.
+        ExportError: an output differs by more than 1e-4 relative, or is not finite; nothing is written then.
     """
     graph = ExportedGraph(network.cpu().eval(), contract.depth_scale, correspondence_weighting).eval()
     image, rays = example_inputs(contract)

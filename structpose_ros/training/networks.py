@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structpose_ros.training.config import ConfigError, NetworkConfig, first_line
+from structpose_ros.training.config import ConfigError, NetworkConfig
 
 STRIDE = 8
 HALF_STRIDE = 16
@@ -150,37 +149,47 @@ def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> i
     """Copy the residual layers from `imagenet` (torchvision) or a weights file; returns how many tensors.
 
     Raises:
-        ConfigError: the file is missing or unreadable, or a tensor is missing or of another shape.
+        ConfigError: the file can't be read, or a tensor is missing or of another shape.
     """
-    try:
-        weights = _read_weights(source, backbone)
-    except (ModuleNotFoundError, URLError):  # no torchvision, no network: the command says so
-        raise
-    except Exception as error:  # torch and safetensors have no common base class for their errors
-        raise ConfigError(
-            f"network.pretrained: expected readable weights in '{source}', got: {first_line(error)}"
-        ) from error
+    if source == "imagenet":
+        import torchvision
+
+        if backbone not in torchvision.models.list_models():
+            raise ConfigError(
+                f"expected a backbone with ImageNet weights (resnet34, resnet18), got {backbone}"
+            )
+        weights = torchvision.models.get_model(backbone, weights="DEFAULT").state_dict()
+    else:
+        weights = _read_weights(Path(source))
     own = {key: value for key, value in network.state_dict().items() if key.startswith(RESIDUAL_LAYERS)}
     fitting = {key: weights[key] for key in own if key in weights and weights[key].shape == own[key].shape}
     if len(fitting) < len(own):
         raise ConfigError(
-            f"network.pretrained: expected the weights of a {backbone} in '{source}', got "
-            f"{len(fitting)} of {len(own)} tensors; ImageNet weights exist for resnet34 and resnet18"
+            f"expected the weights of a {backbone} in '{source}', got {len(fitting)} of {len(own)} tensors; "
+            "ImageNet weights exist for resnet34 and resnet18"
         )
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
 
 
-def _read_weights(source: str, backbone: str) -> dict[str, Tensor]:
-    if source == "imagenet":
-        import torchvision
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"expected pretrained weights at {path}, got nothing")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return dict(torchvision.models.get_model(backbone, weights="DEFAULT").state_dict())
-    if Path(source).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(source)
-    return dict(torch.load(source, map_location="cpu", weights_only=True))
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever the readers meet in a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"expected readable pretrained weights at {path}, got: {reason}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"expected tensors by name in {path}, got {type(content).__name__}")
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

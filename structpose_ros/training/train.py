@@ -26,7 +26,7 @@ from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
 from structpose_ros.training import dataset as data
 from structpose_ros.training.alignment import align
-from structpose_ros.training.config import ConfigError, TrainingConfig, first_line, load_config
+from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
 from structpose_ros.training.evaluate import evaluate_frames, summarize
 from structpose_ros.training.export import Parity, export_model
 from structpose_ros.training.frames import RecordingError, handle_bad, open_recording, write_atomic
@@ -34,6 +34,7 @@ from structpose_ros.training.losses import BatchLabels, geometry_loss, pose_loss
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork, depth_from_logits, load_pretrained
 
 CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
+CHECKPOINT_KEYS = ("network", "optimizer", "progress", "statistics", "recording")
 
 
 @dataclass
@@ -331,9 +332,10 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
         raise ConfigError(f"expected a training run with {CHECKPOINT} in {run}, got nothing")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(f"expected a readable checkpoint at {path}, got: {first_line(error)}") from error
-    missing = {"network", "optimizer", "progress", "statistics", "recording"} - set(state)
+    except Exception as error:  # whatever unpickling meets in a damaged file, some of it without a message
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"expected a readable checkpoint at {path}, got: {reason}") from error
+    missing = set(CHECKPOINT_KEYS).difference(state if isinstance(state, dict) else ())
     if missing:
         raise ConfigError(f"expected a checkpoint of a run at {path}, got one without {sorted(missing)}")
     return state
