@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -60,6 +61,31 @@ def test_a_turned_image_is_what_the_turned_camera_sees(camera: Camera) -> None:
     assert difference.max() <= 3
     unturned = np.abs(image[inside].astype(int) - seen[inside].astype(int))
     assert unturned.max() > 20
+
+
+@pytest.mark.parametrize("tilt_degrees", [0, 30])
+def test_what_the_lens_does_not_reach_has_no_label(tilt_degrees: float) -> None:
+    # Its corners see more than 85 degrees off the axis, beyond the lens' reach.
+    wide = Camera(64, 48, 20.0, 20.0, 31.5, 23.5, "equidistant", (0.0, 0.0, 0.0, 0.0))
+    views = dataset(dataclasses.replace(PLAIN, tilt_degrees=tilt_degrees), wide)
+    beyond = np.isnan(views.rays).any(axis=-1)
+    assert 0 < beyond.sum() < beyond.size / 2
+    for index in range(len(views)):
+        sample = views[index]
+        for key, value in sample.items():
+            assert torch.isfinite(value.float()).all(), key
+        assert not sample["depth"].numpy()[0][beyond].any()
+        assert (sample["depth"].numpy()[0][~beyond] > 0).mean() > 0.5
+
+
+def test_a_ray_behind_the_recorded_camera_is_no_ray() -> None:
+    view = View(rotation_from_vector([0.0, math.radians(30), 0.0]), 1.0)
+    angles = np.radians([-70.0, 0.0, 50.0, 59.9, 60.1, 70.0])  # from the view's axis; + 30 from the camera's
+    rays = np.stack([np.tan(angles), np.zeros(6), np.ones(6)], axis=-1)
+    camera_rays = view.camera_rays(rays)
+    np.testing.assert_allclose(camera_rays[:4, 0], np.tan(angles[:4] + math.radians(30)), rtol=1e-9)
+    assert np.isnan(camera_rays[4:]).all()
+    np.testing.assert_array_equal(view.view_depth(np.zeros(6), camera_rays), np.zeros(6))
 
 
 def test_magnified_is_nearer() -> None:

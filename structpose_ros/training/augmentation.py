@@ -28,17 +28,24 @@ class View:
     scale: float
 
     def camera_rays(self, view_rays: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the rays (..., 3), z = 1, recorded camera frame, of the view's rays (..., 3)."""
+        """Return the rays (..., 3), z = 1, recorded camera frame, of the view's rays (..., 3).
+
+        A ray that points behind the recorded camera gets NaN: scaled to z = 1 it would point the other way.
+        """
         scaled = view_rays * [1.0 / self.scale, 1.0 / self.scale, 1.0]
         turned = scaled @ self.camera_from_view.T
-        return np.asarray(turned / turned[..., 2:3])
+        z = turned[..., 2:3]
+        return np.asarray(turned / np.where(z > 0, z, np.nan))
 
     def view_depth(
         self, depth: npt.NDArray[np.floating], camera_rays: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """Return the depth (...) in the view of the points `depth * camera_rays` of the recorded camera."""
+        """Return the depth (...) in the view of the points `depth * camera_rays` of the recorded camera.
+
+        No depth, which is 0, stays 0, also where the ray is NaN.
+        """
         z_in_view = (camera_rays @ self.camera_from_view)[..., 2] * depth
-        return np.asarray(z_in_view / self.scale)
+        return np.where(depth > 0, z_in_view / self.scale, 0.0)
 
     def warp(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> npt.NDArray[np.uint8]:
         """Return the image (H, W, 3) that the view sees; beyond the recorded image it is mirrored."""
