@@ -179,7 +179,9 @@ def read_depth(path: Path) -> npt.NDArray[np.uint16]:
         )
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise RecordingError(f"{path}: expected one channel of uint16 mm, got {depth.dtype} {depth.shape}")
-    return np.where(np.isin(depth, INVALID_DEPTHS_MM), 0, depth).astype(np.uint16)
+    for invalid in INVALID_DEPTHS_MM:
+        depth[depth == invalid] = 0
+    return np.asarray(depth, dtype=np.uint16)
 
 
 def read_pose(path: Path) -> npt.NDArray[np.float64]:
