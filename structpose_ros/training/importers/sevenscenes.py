@@ -100,7 +100,13 @@ def register_depth(
 def import_7scenes(
     source: Path, out: Path, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Write a scene as posed frames with registered depth, keeping what is written; returns their number."""
+    """Write a scene as posed frames with registered depth, keeping what is written; returns their number.
+
+    Raises:
+        RecordingError: `source` is no such scene, or frames of it are bad (the good ones are written).
+    """
+    if source.resolve() == out.resolve():
+        raise RecordingError(f"expected another folder than the scene's own to write to, got {out}")
     if not SevenScenesRecording.recognises(source):
         raise RecordingError(
             f"expected a 7-Scenes scene (TrainSplit.txt, seq-XX/frame-*.pose.txt) in {source}"
@@ -112,22 +118,29 @@ def import_7scenes(
     bad = [line for _, missing in listed for line in missing]
     handle_bad(bad, len(files) + len(bad), skip_bad)
     written = 0
+    unreadable: list[str] = []
     for done, item in enumerate(files):
-        number = int(item.name.rsplit("-", 1)[1])
-        folder = out / item.name.split("/")[0]
-        # The pose is written last: where it stands, the frame is whole.
-        if not (folder / f"frame-{number:06d}.pose.txt").is_file():
-            try:
-                frame = recording.read(item)
-            except RecordingError as error:
-                handle_bad([str(error)], len(files), skip_bad)
-                continue
-            keep = item.color.suffix == ".jpg"
-            write_frame(folder, number, frame, item.color.read_bytes() if keep else None)
-        written += 1
+        try:
+            _import_frame(recording, item, out / item.name.split("/")[0])
+            written += 1
+        except RecordingError as error:
+            unreadable.append(str(error))
         if progress:
             progress(done + 1, len(files))
+    handle_bad(unreadable, len(files), skip_bad)
+    if written == 0:
+        raise RecordingError(f"expected frames in {source}, got none that can be read")
     for split in splits:
         shutil.copyfile(source / SPLIT_FILES[split], out / SPLIT_FILES[split])
     write_camera(out / "camera.yaml", COLOR_CAMERA)  # last: without it the folder is no recording
     return written
+
+
+def _import_frame(recording: Recording, files: FrameFiles, folder: Path) -> None:
+    number = int(files.name.rsplit("-", 1)[1])
+    suffix = files.color.suffix
+    parts = (f"color{suffix}", "depth.png", "pose.txt")
+    # Each part is written at once and the pose last, so a frame that has its three parts is whole.
+    if not all((folder / f"frame-{number:06d}.{part}").is_file() for part in parts):
+        color = files.color.read_bytes() if suffix == ".jpg" else None
+        write_frame(folder, number, recording.read(files), color)
