@@ -98,6 +98,9 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(ConfigError, match="config.yaml: expected YAML, got"):
         load_config(path)
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigError, match="config.yaml: expected YAML, got"):
+        load_config(path)
     path.write_text("seeds: 3")
     with pytest.raises(ConfigError, match="config.yaml: seeds: unknown key"):
         load_config(path)
@@ -111,13 +114,24 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 def test_the_digest_sees_every_value() -> None:
     config = TrainingConfig()
-    others = [
-        dataclasses.replace(config, seed=1),
-        dataclasses.replace(config, geometry=dataclasses.replace(config.geometry, epochs=51)),
-        dataclasses.replace(config, alignment=dataclasses.replace(config.alignment, robust_floor=0.02)),
-    ]
-    digests = {item.digest() for item in [config, *others]}
-    assert len(digests) == 4
+    content = dataclasses.asdict(config)
+    another = {"resnet34": "resnet18", "step": "onecycle", "auto": "cpu", None: "imagenet"}
+    digests, values = [config.digest()], 0
+    for section, value in content.items():
+        for key, kept in value.items() if isinstance(value, dict) else [(None, value)]:
+            if isinstance(kept, bool):
+                changed: object = not kept
+            elif isinstance(kept, int):
+                changed = kept + 16  # the input's size goes in steps of 16
+            else:
+                changed = kept * 0.99 + 1e-3 * (kept == 0) if isinstance(kept, float) else another[kept]
+            if (section, key) == ("augmentation", "scale_high"):
+                changed = 1.2
+            altered = {section: {key: changed}} if key else {section: changed}
+            digests.append(parse_config(altered).digest())
+            values += 1
+    assert values > 30
+    assert len(set(digests)) == values + 1
     assert TrainingConfig().digest() == config.digest()
     whole, fraction = (dataclasses.replace(config, validation_fraction=value) for value in (0, 0.0))
     assert whole.digest() == fraction.digest()

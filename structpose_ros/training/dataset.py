@@ -49,9 +49,9 @@ def load_frames(
             frame = recording.read(item)
         except RecordingError as error:
             bad.append(str(error))
-            continue
-        image_rgb, _ = resize_image(frame.image_rgb, recording.camera, size.width, size.height)
-        frames.append(Frame(frame.name, image_rgb, frame.depth_mm, frame.map_from_camera))
+        else:
+            image_rgb, _ = resize_image(frame.image_rgb, recording.camera, size.width, size.height)
+            frames.append(Frame(frame.name, image_rgb, frame.depth_mm, frame.map_from_camera))
         if progress:
             progress(done + 1, len(files))
     handle_bad(bad, len(files), skip_bad)
@@ -62,8 +62,10 @@ def scene_statistics(frames: Sequence[Frame], camera: Camera, input_camera: Came
     """Measure the scene from every frame's labels at the network's cells.
 
     Raises:
-        RecordingError: no frame has a valid depth.
+        RecordingError: there is no frame, or none has a valid depth.
     """
+    if not frames:
+        raise RecordingError("expected training frames, got none")
     rays = input_camera.ray_grid(STRIDE)
     points, depths = [], []
     for frame in frames:

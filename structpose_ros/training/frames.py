@@ -137,7 +137,7 @@ def read_split(root: Path, split: str) -> list[str]:
         if number is None:
             raise RecordingError(f"expected lines like 'sequence1' in {path}, got '{line}'")
         sequences.append(f"seq-{int(number.group(1)):02d}")
-    return sequences
+    return list(dict.fromkeys(sequences))  # a sequence named twice is read once
 
 
 def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[str]]:
@@ -145,7 +145,7 @@ def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[s
     if not folder.is_dir():
         raise RecordingError(f"expected the folder {folder} that the split names, got nothing")
     parts: dict[str, dict[str, Path]] = {}
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):  # of color.jpg and color.png the latter, on every file system
         match = _FRAME_NAME.fullmatch(path.name)
         if match:
             parts.setdefault(match.group(1), {})[match.group(2).split(".")[0]] = path
@@ -164,19 +164,19 @@ def read_color(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise RecordingError(
-            f"{path}: expected an image, got an unreadable file of {path.stat().st_size} bytes"
-        )
+        raise RecordingError(f"{path}: expected an image, got {_what_is_at(path)}")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _what_is_at(path: Path) -> str:
+    return f"an unreadable file of {path.stat().st_size} bytes" if path.is_file() else "nothing"
 
 
 def read_depth(path: Path) -> npt.NDArray[np.uint16]:
     """Return a depth file as (H, W) uint16 millimetres in which 0, and nothing else, is invalid."""
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if depth is None:
-        raise RecordingError(
-            f"{path}: expected a depth image, got an unreadable file of {path.stat().st_size} bytes"
-        )
+        raise RecordingError(f"{path}: expected a depth image, got {_what_is_at(path)}")
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise RecordingError(f"{path}: expected one channel of uint16 mm, got {depth.dtype} {depth.shape}")
     for invalid in INVALID_DEPTHS_MM:
@@ -236,7 +236,7 @@ def write_camera(path: Path, camera: Camera) -> None:
         "distortion_coefficients": {
             "rows": 1,
             "cols": len(camera.distortion),
-            "data": list(camera.distortion),
+            "data": [float(value) for value in camera.distortion],
         },
         "rectification_matrix": {"rows": 3, "cols": 3, "data": [1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0]},
         "projection_matrix": {"rows": 3, "cols": 4, "data": [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0]},
