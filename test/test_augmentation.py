@@ -100,6 +100,47 @@ def test_magnified_is_nearer() -> None:
     np.testing.assert_allclose(warped[23, 44].astype(int), image[23, 41].astype(int), atol=3)
 
 
+@pytest.mark.parametrize("camera", [CAMERA, FISHEYE])
+def test_depths_of_a_turned_view_are_what_its_camera_measures(camera: Camera) -> None:
+    views = dataset(camera=camera)
+    views.rigid = True
+    sample = views[0]
+    map_from_view = sample["map_from_camera"].numpy().copy()
+    map_from_view[:3, 3] += views.statistics.scene_mean
+    true_depth = render(camera, map_from_view)[1]
+    for key, stride in (("depth", 8), ("half_depth", 16)):
+        depth = sample[key].numpy()[0]
+        cells = true_depth.reshape(48 // stride, stride, 64 // stride, stride)
+        middle = slice(stride // 2 - 1, stride // 2 + 1)
+        seen = depth > 0
+        assert seen.mean() > 0.5
+        # The nearest recorded pixel is up to 0.71 px away: centimetres on a slanted wall.
+        error = np.abs(depth - cells[:, middle, :, middle].mean(axis=(1, 3)))[seen]
+        assert np.median(error) < 0.02
+        assert error.max() < 0.1
+
+
+def test_depths_of_a_magnified_view() -> None:
+    views = dataset(AugmentationConfig(photometric=False, roll_degrees=0, scale_low=1, scale_high=1.25))
+    scale = random_view(np.random.default_rng([3, 0, 2]), 0, 0, (1, 1.25)).scale
+    assert scale > 1.02
+    sample, recorded = views[2], views.frames[2].depth_mm
+    for key, rays in (("depth", views.rays), ("half_depth", views.half_rays)):
+        columns = np.rint(31.5 + 60 * rays[..., 0] / scale).astype(int)
+        rows = np.rint(23.5 + 60 * rays[..., 1] / scale).astype(int)
+        np.testing.assert_allclose(sample[key][0], recorded[rows, columns] * 1e-3 / scale, rtol=1e-6)
+
+
+def test_cells_without_depth_have_no_label() -> None:
+    views = dataset(dataclasses.replace(PLAIN, roll_degrees=0, tilt_degrees=0, scale_low=1, scale_high=1))
+    views.frames[0].depth_mm[:, :32] = 0
+    sample = views[0]
+    for key in ("scene_coordinates", "depth", "half_depth"):
+        half = sample[key].shape[2] // 2
+        assert not sample[key][:, :, :half].any()
+        assert (sample[key][:, :, half:] != 0).all()
+
+
 def test_views_keep_to_their_bounds() -> None:
     random = np.random.default_rng(0)
     for _ in range(200):
@@ -116,6 +157,10 @@ def test_a_view_depends_on_seed_epoch_and_index_alone() -> None:
     second[0]
     for key, value in first[2].items():
         assert torch.equal(value, second[2][key])
+    other_seed = ViewDataset(first.frames, CAMERA, CAMERA, first.statistics, everything, seed=4)
+    assert not torch.equal(first[2]["image"], other_seed[2]["image"])
+    same_frames = ViewDataset(first.frames[:1] * 2, CAMERA, CAMERA, first.statistics, everything, seed=3)
+    assert not torch.equal(same_frames[0]["map_from_camera"], same_frames[1]["map_from_camera"])
     second.epoch = 1
     assert not torch.equal(first[2]["image"], second[2]["image"])
     loaders = [
@@ -153,3 +198,16 @@ def test_light_changes_stay_moderate() -> None:
         means.append(changed.mean())
     assert 0.8 < np.mean(means) / image.mean() < 1.2
     assert np.std(means) > 5
+
+
+def test_noise_and_colours_stay_moderate() -> None:
+    image = np.empty((48, 64, 3), dtype=np.uint8)
+    image[:] = (150, 110, 90)
+    spreads = []
+    for seed in range(50):
+        changed = photometric(image, np.random.default_rng(seed)).reshape(-1, 3).astype(int)
+        middle = np.median(changed, axis=0)
+        assert np.abs(changed - middle).max() <= 8 + 1  # the noise alone: there is nothing else to tell apart
+        spreads.append(np.ptp(middle))
+    assert 0.8 < np.mean(spreads) / 60 < 1.3
+    assert np.std(spreads) > 10
