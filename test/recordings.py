@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from structpose_ros.camera import Camera
-from structpose_ros.geometry import invert, rotation_from_vector, transform
+from structpose_ros.geometry import rotation_from_vector, transform
 from structpose_ros.training.frames import Frame, write_atomic, write_camera, write_frame
 from structpose_ros.training.importers.sevenscenes import COLOR_CAMERA, COLOR_FROM_DEPTH, DEPTH_CAMERA
 
@@ -97,8 +97,3 @@ def real_data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"no real data at {path} (STRUCTPOSE_DATA names the folder)")
     return path
-
-
-def camera_from_map(map_from_camera: np.ndarray) -> np.ndarray:
-    """Return the inverse, for comparisons in the camera's frame."""
-    return invert(map_from_camera)
