@@ -26,14 +26,16 @@ def pose(x: float, y: float, yaw: float, pitch: float = 0.0) -> np.ndarray:
 
 
 def render(camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image (H, W, 3) uint8 and the true depth (H, W) in metres that the camera sees."""
+    """Return the image (H, W, 3) uint8 and the true depth (H, W) in metres, 0 beyond the lens' reach."""
     rays = camera.ray_grid() @ map_from_camera[:3, :3].T
     origin = map_from_camera[:3, 3]
     with np.errstate(divide="ignore"):
         reach = np.where(rays > 0, (HIGH - origin) / rays, (LOW - origin) / rays)
     depth = np.nanmin(np.where(np.isfinite(reach), reach, np.inf), axis=-1)  # rays have z = 1 in the camera
-    points_in_map = origin + rays * depth[..., None]
-    return colors(points_in_map), depth
+    reached = np.isfinite(depth)
+    depth = np.where(reached, depth, 0.0)
+    points_in_map = origin + np.nan_to_num(rays) * depth[..., None]
+    return np.where(reached[..., None], colors(points_in_map), np.uint8(0)), depth
 
 
 def colors(points_in_map: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ a step along the optical axis (magnified by s, things look s times nearer), and 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -30,19 +31,19 @@ class View:
     def camera_rays(self, view_rays: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the rays (..., 3), z = 1, recorded camera frame, of the view's rays (..., 3).
 
-        A ray that comes to point behind the recorded camera (a wide lens, turned) gets NaN.
+        A ray that points behind the recorded camera gets NaN: scaled to z = 1 it would point the other way.
         """
         scaled = view_rays * [1.0 / self.scale, 1.0 / self.scale, 1.0]
         turned = scaled @ self.camera_from_view.T
         z = turned[..., 2:3]
-        return np.asarray(turned / np.where(z > 1e-6, z, np.nan))
+        return np.asarray(turned / np.where(z > 0, z, np.nan))
 
     def view_depth(
         self, depth: npt.NDArray[np.floating], camera_rays: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
         """Return the depth (...) in the view of the points `depth * camera_rays` of the recorded camera.
 
-        It is 0 where `depth` is, also along a ray of NaN.
+        No depth, which is 0, stays 0, also where the ray is NaN.
         """
         z_in_view = (camera_rays @ self.camera_from_view)[..., 2] * depth
         return np.where(depth > 0, z_in_view / self.scale, 0.0)
@@ -50,7 +51,7 @@ class View:
     def warp(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> npt.NDArray[np.uint8]:
         """Return the image (H, W, 3) that the view sees; beyond the recorded image it is mirrored."""
         if not camera.is_pinhole:
-            pixels = np.nan_to_num(camera.project(self.camera_rays(camera.ray_grid())), nan=-1.0)
+            pixels = np.nan_to_num(camera.project(self.camera_rays(_pixel_rays(camera))), nan=-1.0)
             x, y = np.clip(pixels, -1e4, 1e4).astype(np.float32).transpose(2, 0, 1)
             remapped = cv2.remap(image_rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
             return np.asarray(remapped, dtype=np.uint8)
@@ -64,6 +65,14 @@ class View:
             borderMode=cv2.BORDER_REFLECT_101,
         )
         return np.asarray(warped, dtype=np.uint8)
+
+
+@functools.lru_cache(maxsize=2)
+def _pixel_rays(camera: Camera) -> npt.NDArray[np.float64]:
+    """Return the rays of every pixel: undistorting them takes four times as long as the rest of a warp."""
+    rays = camera.ray_grid()
+    rays.flags.writeable = False
+    return rays
 
 
 IDENTITY_VIEW = View(np.eye(3), 1.0)

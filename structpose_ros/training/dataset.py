@@ -62,8 +62,10 @@ def scene_statistics(frames: Sequence[Frame], camera: Camera, input_camera: Came
     """Measure the scene from every frame's labels at the network's cells.
 
     Raises:
-        RecordingError: no frame has a valid depth.
+        RecordingError: there is no frame, or none has a valid depth.
     """
+    if not frames:
+        raise RecordingError("expected training frames, got none")
     rays = input_camera.ray_grid(STRIDE)
     points, depths = [], []
     for frame in frames:

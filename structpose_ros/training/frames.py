@@ -138,7 +138,7 @@ def read_split(root: Path, split: str) -> list[str]:
         if number is None:
             raise RecordingError(f"expected lines like 'sequence1' in {path}, got '{line}'")
         sequences.append(f"seq-{int(number.group(1)):02d}")
-    return sequences
+    return list(dict.fromkeys(sequences))  # a sequence named twice is read once
 
 
 def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[str]]:
@@ -146,7 +146,7 @@ def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[s
     if not folder.is_dir():
         raise RecordingError(f"expected the folder {folder} that the split names, got nothing")
     parts: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()):  # of color.jpg and color.png the latter, on every file system
         match = _FRAME_NAME.fullmatch(path.name)
         if match:
             parts.setdefault(match.group(1), {})[match.group(2).split(".")[0]] = path
@@ -163,30 +163,32 @@ def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[s
 
 def read_color(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB."""
-    image = _decode(path, cv2.IMREAD_COLOR)
+    image = _decode(path, cv2.IMREAD_COLOR, "an image")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def read_depth(path: Path) -> npt.NDArray[np.uint16]:
     """Return a depth file as (H, W) uint16 millimetres in which 0, and nothing else, is invalid."""
-    depth = _decode(path, cv2.IMREAD_UNCHANGED)
+    depth = _decode(path, cv2.IMREAD_UNCHANGED, "a depth image")
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise RecordingError(f"{path}: expected one channel of uint16 mm, got {depth.dtype} {depth.shape}")
     depth[depth == NOTHING_SEEN_MM] = 0
     return depth
 
 
-def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
+def _decode(path: Path, flags: int, expected: str) -> npt.NDArray[Any]:
     try:
         content = path.read_bytes()
+    except FileNotFoundError:
+        raise RecordingError(f"{path}: expected {expected}, got nothing") from None
     except OSError as error:
-        raise RecordingError(f"{path}: expected an image, got: {error.strerror}") from error
+        raise RecordingError(f"{path}: expected {expected}, got: {error.strerror}") from error
     # OpenCV fills the rest of a JPEG that was cut off with grey: only its end marker tells.
     end, last_part = (b"\xff\xd9", b"\xff\xda") if path.suffix == ".jpg" else (b"IEND", b"IDAT")
     whole = content.rfind(end) > content.rfind(last_part)
     image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags) if whole else None
     if image is None:
-        raise RecordingError(f"{path}: expected a whole image, got {len(content)} bytes that don't decode")
+        raise RecordingError(f"{path}: expected {expected}, got an unreadable file of {len(content)} bytes")
     return np.asarray(image)
 
 
@@ -243,7 +245,7 @@ def write_camera(path: Path, camera: Camera) -> None:
         "distortion_coefficients": {
             "rows": 1,
             "cols": len(camera.distortion),
-            "data": list(camera.distortion),
+            "data": [float(value) for value in camera.distortion],
         },
         "rectification_matrix": {"rows": 3, "cols": 3, "data": [1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0]},
         "projection_matrix": {"rows": 3, "cols": 4, "data": [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0]},

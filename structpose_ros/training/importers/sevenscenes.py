@@ -116,6 +116,8 @@ def import_7scenes(
         raise RecordingError(
             f"expected a 7-Scenes scene (TrainSplit.txt, seq-XX/frame-*.pose.txt) in {source}, got none"
         )
+    if source.resolve() == out.resolve():
+        raise RecordingError(f"expected another folder than the scene's own to write to, got {out}")
     if SevenScenesRecording.recognises(out) and not (out / "camera.yaml").is_file():
         raise RecordingError(f"expected an empty folder or an earlier import at {out}, got a 7-Scenes scene")
     recording = SevenScenesRecording(source)
@@ -127,14 +129,15 @@ def import_7scenes(
     handle_bad(bad, total, skip_bad)
     _expect_same_scene(recording, files, out)
     for done, item in enumerate(files):
-        if not _pose_file(out, item).is_file():
-            try:
-                _import_frame(recording, item, out)
-            except RecordingError as error:
-                bad.append(str(error))
+        try:
+            _import_frame(recording, item, out)
+        except RecordingError as error:
+            bad.append(str(error))
         if progress:
             progress(done + 1, len(files))
     handle_bad(bad, total, skip_bad)
+    if len(bad) == total:
+        raise RecordingError(f"expected frames in {source}, got none that can be read")
     write_camera(out / "camera.yaml", COLOR_CAMERA)
     for split in splits:  # last: without them the folder is no recording
         shutil.copyfile(source / SPLIT_FILES[split], out / SPLIT_FILES[split])
@@ -143,10 +146,10 @@ def import_7scenes(
 
 def _expect_same_scene(recording: SevenScenesRecording, files: list[FrameFiles], out: Path) -> None:
     """Refuse to mix two scenes: their frames have the same names."""
-    earlier = next((item for item in files if _pose_file(out, item).is_file()), None)
+    earlier = next((item for item in files if _part(out, item, "pose.txt").is_file()), None)
     if earlier is None:
         return
-    written = read_pose(_pose_file(out, earlier))
+    written = read_pose(_part(out, earlier, "pose.txt"))
     if not np.allclose(written, recording.read_pose(earlier), rtol=0.0, atol=1e-9):
         raise RecordingError(
             f"expected an empty folder or an earlier import of {recording.root} at {out}, "
@@ -154,13 +157,15 @@ def _expect_same_scene(recording: SevenScenesRecording, files: list[FrameFiles],
         )
 
 
-def _pose_file(out: Path, item: FrameFiles) -> Path:
-    """Return the file that is written last: where it stands, the frame is whole."""
-    return out / f"{item.name}.pose.txt"
-
-
 def _import_frame(recording: SevenScenesRecording, item: FrameFiles, out: Path) -> None:
+    suffix = item.color.suffix
+    # Each part is written at once and the pose last, so a frame that has its three parts is whole.
+    if all(_part(out, item, part).is_file() for part in (f"color{suffix}", "depth.png", "pose.txt")):
+        return
     frame = recording.read(item)
     folder, number = item.name.split("/frame-")
-    jpeg = item.color.read_bytes() if item.color.suffix == ".jpg" else None
-    write_frame(out / folder, int(number), frame, jpeg)
+    write_frame(out / folder, int(number), frame, item.color.read_bytes() if suffix == ".jpg" else None)
+
+
+def _part(out: Path, item: FrameFiles, ending: str) -> Path:
+    return out / f"{item.name}.{ending}"
