@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from structpose_ros.camera import Camera
 from structpose_ros.training import synthetic
 from structpose_ros.training.synthetic import demo
 from structpose_ros.training.synthetic.baking import BakedScene, bake
 from structpose_ros.training.synthetic.freespace import FreeSpace
-from structpose_ros.training.synthetic.raycast import Pinhole, Renderer
+from structpose_ros.training.synthetic.raycast import Renderer
 from structpose_ros.training.synthetic.room import EXTENT, Room, build_room, room_footprints
 from structpose_ros.training.synthetic.sensor import Sensor
 from structpose_ros.training.synthetic.surfaces import Array, Builder
@@ -20,7 +21,7 @@ from structpose_ros.training.synthetic.textures import Image, Paint, plain
 from structpose_ros.training.synthetic.tours import FRAME_S, STYLES, Tour, plan_tour
 
 SEED = 7
-CAMERA = Pinhole.of_size(160, 120)
+CAMERA = demo.camera_of_size(160, 120)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_free_space_is_the_distance_to_walls_and_furniture() -> None:
 def test_motion_blur_runs_along_the_turn_and_keeps_the_brightness() -> None:
     clean = np.zeros((120, 160, 3), np.float32)
     clean[60, 80] = 200.0
-    camera = Pinhole(160, 120, 400.0, 400.0, 79.5, 59.5)
+    camera = Camera(160, 120, 400.0, 400.0, 79.5, 59.5)
     turning = Sensor(camera, 1, 1)._motion_blur(clean, np.array([0.0, 1.0, 0.0]))
     # 1 rad/s for 8 ms at 400 px is 3.2 pixels.
     assert turning.sum() == pytest.approx(clean.sum(), rel=1e-3)

@@ -22,7 +22,7 @@ from structpose_ros.training.frames import write_atomic, write_camera
 
 from .baking import BakedScene
 from .freespace import FreeSpace
-from .raycast import Pinhole, Renderer
+from .raycast import Renderer
 from .room import EXTENT, build_room, room_footprints
 from .sensor import Sensor
 from .surfaces import Array
@@ -56,7 +56,7 @@ class Setup:
     """What a worker needs to render any job."""
 
     scene_folder: Path
-    camera: Pinhole
+    camera: Camera
     seed: int
 
 
@@ -78,9 +78,9 @@ def render_demo(
     """
     counts = {name: frame_count(name, frames) for name in tours}
     claim_folder(out, seed, width, height, counts)
-    camera = Pinhole.of_size(width, height)
+    camera = camera_of_size(width, height)
     space = FreeSpace(EXTENT, room_footprints(seed))
-    write_camera(out / "camera.yaml", camera_model(camera))
+    write_camera(out / "camera.yaml", camera)
     jobs: list[Job] = []
     for name, count in counts.items():
         folder = out / f"seq-{SEQUENCES[name]:02d}"
@@ -148,7 +148,7 @@ def is_complete(job: Job) -> bool:
     return all(frame_path(job, ending).is_file() for ending in ("color.jpg", "depth.png", "pose.txt"))
 
 
-def render_jobs(jobs: Sequence[Job], camera: Pinhole, seed: int, workers: int, progress: bool) -> None:
+def render_jobs(jobs: Sequence[Job], camera: Camera, seed: int, workers: int, progress: bool) -> None:
     """Render all jobs, in this process when one worker is enough."""
     with tempfile.TemporaryDirectory(prefix="demo_room_") as scratch:
         build_room(seed).scene.save(Path(scratch))
@@ -240,7 +240,7 @@ def write_stamps(path: Path, tour: Tour) -> None:
     write_atomic(path, "".join(f"{stamp:.6f}\n" for stamp in tour.stamps).encode())
 
 
-def camera_model(camera: Pinhole) -> Camera:
-    """Return the camera as every recording has it."""
-    intrinsics = (camera.fx, camera.fy, camera.cx, camera.cy)
-    return Camera(camera.width, camera.height, *intrinsics, "plumb_bob", (0.0,) * 5)
+def camera_of_size(width: int, height: int) -> Camera:
+    """Return a camera about 75 degrees wide, square pixels, principal point in the middle, no distortion."""
+    focal = 417.0 * width / 640.0
+    return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2, "plumb_bob", (0.0,) * 5)

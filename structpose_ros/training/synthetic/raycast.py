@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from structpose_ros.camera import Camera
 
 from .baking import LEVELS, BakedScene, FloatArray
 from .surfaces import Array
@@ -14,34 +14,10 @@ from .surfaces import Array
 SUBPIXELS = ((-0.33, -0.12), (0.12, -0.33), (0.22, 0.25))  # an edge of any slope crosses them one by one
 
 
-@dataclass(frozen=True)
-class Pinhole:
-    """Undistorted camera; pixel centres are integers: the ray of pixel u has x = (u - cx) / fx at z = 1."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-    @classmethod
-    def of_size(cls, width: int, height: int) -> Pinhole:
-        """Return a camera about 75 degrees wide, square pixels, principal point in the middle."""
-        focal = 417.0 * width / 640.0
-        return cls(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
-
-    def rays(self, u: NDArray[np.floating], v: NDArray[np.floating]) -> FloatArray:
-        """Return directions (..., 3) in the camera frame with z = 1, so that ray lengths are depths."""
-        return np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy, np.ones_like(u)], -1).astype(
-            np.float32
-        )
-
-
 class Renderer:
     """Renders one scene with one camera; keeps the ray grid and Embree's structures between frames."""
 
-    def __init__(self, scene: BakedScene, camera: Pinhole) -> None:
+    def __init__(self, scene: BakedScene, camera: Camera) -> None:
         self.camera = camera
         self._atlas = scene.atlas
         self._texel_map, self._density = np.array(scene.texel_map), np.array(scene.texels_per_metre)
@@ -50,19 +26,17 @@ class Renderer:
         self._scales = np.float32(0.5) ** np.arange(LEVELS, dtype=np.float32)
         self._normals = unit_normals(scene)
         self._embree = scene.embree()
-        u, v = np.meshgrid(
-            np.arange(camera.width, dtype=np.float64), np.arange(camera.height, dtype=np.float64)
-        )
-        self._u, self._v = u.ravel(), v.ravel()
-        self._rays = camera.rays(self._u, self._v)
+        rows, columns = np.mgrid[: camera.height, : camera.width]
+        self._pixels = np.stack([columns.ravel(), rows.ravel()], -1).astype(np.float64)
+        self._rays = camera.rays(self._pixels).astype(np.float32)
 
     def render(self, map_from_camera: Array) -> tuple[FloatArray, FloatArray]:
         """Return the image (H, W, 3) in 0..255 and the depth (H, W), m along the optical axis (0: none)."""
         shape = self.camera.height, self.camera.width
         colour, depth, surfaces = self._shoot(map_from_camera, self._rays)
         edges = surface_edges(surfaces.reshape(shape)).ravel()
-        u, v = self._u[edges], self._v[edges]
-        fine = np.concatenate([self.camera.rays(u + du, v + dv) for du, dv in SUBPIXELS])
+        pixels = self._pixels[edges]
+        fine = np.concatenate([self.camera.rays(pixels + offset) for offset in SUBPIXELS]).astype(np.float32)
         if len(fine):
             samples, _, _ = self._shoot(map_from_camera, fine)
             colour[edges] = samples.reshape(len(SUBPIXELS), -1, 3).mean(0)

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from structpose_ros.camera import Camera
+
 from .baking import FloatArray
-from .raycast import Pinhole
 from .surfaces import Array
 
 SHUTTER_S = 0.008
@@ -17,7 +18,7 @@ NOISE = 2.8  # standard deviation in grey values of 255, at mid brightness
 class Sensor:
     """The effects of one tour; a frame's noise depends on its number alone, never on the order of work."""
 
-    def __init__(self, camera: Pinhole, seed: int, tour_number: int) -> None:
+    def __init__(self, camera: Camera, seed: int, tour_number: int) -> None:
         self.camera = camera
         self._key = (seed, 70, tour_number)
         rng = np.random.default_rng(self._key)
