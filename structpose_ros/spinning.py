@@ -19,10 +19,7 @@ EXIT_BAD_START = 2
 
 def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = None) -> int:
     """Make a node and spin it until SIGINT or SIGTERM; return the exit code. `name` is for its last words."""
-    stopping = threading.Event()
-    # rclpy's own handlers swallow SIGTERM while spinning and raise from clean-up at a second SIGINT.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = set_by_signals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
@@ -34,6 +31,18 @@ def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = 
         return EXIT_BAD_START
     _spin(node, stopping)
     return 0
+
+
+def set_by_signals() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set; init rclpy with SignalHandlerOptions.NO beside it.
+
+    rclpy's own handlers swallow SIGTERM while spinning, raise from clean-up at a second SIGINT, and shut the
+    context down under a publisher that is in use.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
 
 
 def _spin(node: Node, stopping: threading.Event) -> None:

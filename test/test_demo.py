@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,10 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
 import torch
 from model_files import HEIGHT, TRAINING_CAMERA, WIDTH, contract
-from ros_helpers import next_domain
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from ros_helpers import DEADLINE, next_domain, ros_context
+from sensor_msgs.msg import CameraInfo, Image
 
 from structpose_ros.demo.__main__ import play
 from structpose_ros.demo.report import build_report
@@ -104,3 +111,37 @@ def test_poses_over_ros_are_those_of_the_evaluation(
     assert json.loads((out / "report.json").read_text()) == report
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     assert min(pose["latency_ms"] for pose in recorded["poses"]) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_camera_ends_cleanly_at_a_signal(
+    number: int, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = next_domain()
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    stamps = tmp_path / "stamps.csv"
+    command = [sys.executable, "-m", "structpose_ros.demo.camera", "--data", str(recording), "--loop"]
+    with ros_context(domain) as context:
+        peer = Node("test_peer", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(peer)
+        images: list[Image] = []
+        peer.create_subscription(Image, "image", images.append, 10)
+        peer.create_subscription(CameraInfo, "camera_info", lambda _: None, 10)
+        camera = subprocess.Popen(
+            [*command, "--rate", "20", "--stamps", str(stamps)], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            until = time.monotonic() + DEADLINE
+            while len(images) <= FRAMES and time.monotonic() < until:  # once around, so it does loop
+                executor.spin_once(timeout_sec=0.05)
+            camera.send_signal(number)
+            _, error = camera.communicate(timeout=DEADLINE)
+        finally:
+            camera.kill()
+            executor.shutdown()
+            peer.destroy_node()
+    assert len(images) > FRAMES
+    assert (camera.returncode, error) == (0, "")
+    assert len(stamps.read_text().splitlines()) >= len(images)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import IO
 
 from structpose_ros.contract import ModelFileError
+from structpose_ros.demo import RECORDER_READY
 from structpose_ros.demo.report import build_report, print_summary
-from structpose_ros.network import ProviderError
+from structpose_ros.network import PROVIDERS, ProviderError
 from structpose_ros.resources import share_path
 from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.synthetic import ForeignFolderError, render_demo
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="model file (default: the demo room's)")
     parser.add_argument("--data", type=Path, help="posed frames to play (default: the demo room's tour)")
     parser.add_argument("--rate", type=float, default=10.0, help="frames per second")
-    parser.add_argument("--provider", default="auto", choices=["auto", "tensorrt", "cuda", "cpu"])
+    parser.add_argument("--provider", default="auto", choices=["auto", *PROVIDERS])
     arguments = parser.parse_args()
     try:
         model = arguments.model or share_path("models", "demo_room.onnx")
@@ -68,8 +68,8 @@ def play(
 ) -> None:
     """Run the three processes until the recording has been played.
 
-    `parameters` go to the node beside the model. Leaves
-    stamps.csv (camera) and recorded.json (recorder) in `out`, and the logs of all three.
+    `parameters` go to the node beside the model. Leaves stamps.csv (camera) and recorded.json (recorder) in
+    `out`, and the logs of all three.
     """
     python = [sys.executable, "-m"]
     given = {"model.path": str(model.resolve()), "model.provider": provider, **(parameters or {})}
@@ -90,12 +90,12 @@ def play(
                     raise DemoError(
                         f"expected the node to run, but it ended with {node.returncode}: {out}/node.log"
                     )
-                _pause(0.1)
+                time.sleep(0.1)
             if camera.returncode:
                 raise DemoError(
                     f"expected the camera to play, but it ended with {camera.returncode}: {out}/camera.log"
                 )
-        _pause(DRAIN)
+        time.sleep(DRAIN)
     if not recorded.is_file():
         raise DemoError(f"expected the recorder to write {recorded}, got nothing: {out}/recorder.log")
 
@@ -131,16 +131,12 @@ def _environment() -> dict[str, str]:
 
 def _wait_for_line(process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_DEADLINE
-    while "listening" not in log.read_text():
+    while RECORDER_READY not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             raise DemoError(
                 f"expected the node to be found within {START_DEADLINE:.0f} s: see {log.parent}/*.log"
             )
-        _pause(0.05)
-
-
-def _pause(seconds: float) -> None:
-    threading.Event().wait(seconds)
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

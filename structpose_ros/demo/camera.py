@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import array
+import itertools
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
 
 from structpose_ros.camera import Camera
 from structpose_ros.messages import camera_info_from_camera
+from structpose_ros.spinning import set_by_signals
 from structpose_ros.training.frames import (
     FrameFiles,
     RecordingError,
@@ -42,15 +46,9 @@ class DemoCamera(Node):
         self._camera = camera
         self._frame_id = frame_id
 
-    def wait_for_listener(self, deadline: float) -> bool:
-        """Wait until somebody subscribes to both topics; False if nobody did within `deadline` seconds."""
-        until = time.monotonic() + deadline
-        matched = threading.Event()
-        while not matched.is_set() and time.monotonic() < until:
-            if self._image.get_subscription_count() and self._camera_info.get_subscription_count():
-                matched.set()
-            matched.wait(0.02)
-        return matched.is_set()
+    def has_listener(self) -> bool:
+        """Whether somebody subscribes to both topics."""
+        return bool(self._image.get_subscription_count() and self._camera_info.get_subscription_count())
 
     def play(self, files: FrameFiles) -> int:
         """Publish one frame stamped now; returns the stamp in nanoseconds."""
@@ -83,27 +81,41 @@ def main(argv: list[str] | None = None) -> int:
     except (ForeignFolderError, RecordingError) as error:
         print(f"demo_camera: error: {error}", file=sys.stderr)
         return 1
-    rclpy.init(args=argv)
-    node = DemoCamera(recording.camera, arguments.frame_id)
-    stamps: list[str] = []
+    stopping = set_by_signals()
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        if not node.wait_for_listener(LISTENER_DEADLINE):
-            print(f"demo_camera: error: nobody subscribed within {LISTENER_DEADLINE:.0f} s", file=sys.stderr)
-            return 1
-        rate = _Rate(1.0 / arguments.rate)
-        while rclpy.ok():
-            for item in files:
-                rate.wait()
-                stamps.append(f"{item.name},{node.play(item)}")
-            if not arguments.loop:
-                break
-    except KeyboardInterrupt:
-        pass  # the user's way to end it
+        node = DemoCamera(recording.camera, arguments.frame_id)
+        until = time.monotonic() + LISTENER_DEADLINE
+        while not node.has_listener() and not stopping.wait(0.02):
+            if time.monotonic() > until:
+                print(
+                    f"demo_camera: error: nobody subscribed within {LISTENER_DEADLINE:.0f} s", file=sys.stderr
+                )
+                return 1
+        played = itertools.cycle(files) if arguments.loop else files
+        stamps = _play(node, played, 1.0 / arguments.rate, stopping)
     finally:
-        if arguments.stamps:
-            write_atomic(arguments.stamps, ("\n".join(stamps) + "\n").encode())
         rclpy.try_shutdown()
+    if arguments.stamps:
+        write_atomic(arguments.stamps, "".join(f"{line}\n" for line in stamps).encode())
     return 0
+
+
+def _play(
+    node: DemoCamera, files: Iterable[FrameFiles], period: float, stopping: threading.Event
+) -> list[str]:
+    """Play frames until `stopping`; returns `frame,stamp_ns` lines.
+
+    The schedule is absolute, so that a late frame does not delay those after it.
+    """
+    stamps: list[str] = []
+    due = time.monotonic()
+    for item in files:
+        if stopping.wait(max(0.0, due - time.monotonic())):
+            break
+        stamps.append(f"{item.name},{node.play(item)}")
+        due = max(due + period, time.monotonic())
+    return stamps
 
 
 def _rendered_demo_room() -> Path:
@@ -112,18 +124,6 @@ def _rendered_demo_room() -> Path:
     folder = cache / "structpose_ros" / "demo_room"
     render_demo(folder, tours=("localization",))
     return folder
-
-
-class _Rate:
-    """Paces a loop by an absolute schedule, so that a late frame does not delay those after it."""
-
-    def __init__(self, period: float) -> None:
-        self._period = period
-        self._next = time.monotonic()
-
-    def wait(self) -> None:
-        time.sleep(max(0.0, self._next - time.monotonic()))
-        self._next = max(self._next + self._period, time.monotonic())
 
 
 if __name__ == "__main__":

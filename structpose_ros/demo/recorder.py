@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from tf2_msgs.msg import TFMessage
 
+from structpose_ros.demo import RECORDER_READY
 from structpose_ros.messages import map_from_camera_of_pose, nanoseconds_from_stamp
+from structpose_ros.spinning import set_by_signals
 from structpose_ros.training.frames import write_atomic
-
-READY = "demo_recorder: listening"
 
 
 class DemoRecorder(Node):
@@ -69,10 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo_recorder", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(remove_ros_args(sys.argv if argv is None else argv)[1:])
-    rclpy.init(args=argv, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = set_by_signals()
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     node = DemoRecorder()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -80,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     while not stopping.is_set():
         executor.spin_once(timeout_sec=0.1)
         if not announced and node.publishers_found():
-            print(READY, flush=True)
+            print(RECORDER_READY, flush=True)
             announced = True
     content = {"poses": node.poses, "transforms": node.transforms, "diagnostics": node.diagnostics}
     write_atomic(arguments.out, json.dumps(content).encode())
