@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,9 @@ import numpy as np
 from benchmarks.network_cost import network_cost
 from structpose_ros.alignment import AlignmentOptions, align
 from structpose_ros.camera import Camera
+from structpose_ros.contract import ModelFileError
 from structpose_ros.geometry import rotation_from_vector, transform, transform_points
-from structpose_ros.network import OnnxNetwork, normalized_tensor
+from structpose_ros.network import OnnxNetwork, ProviderError, normalized_tensor
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.resources import share_path
 from structpose_ros.training.config import load_config
@@ -82,9 +84,8 @@ def bench_alignment() -> dict[str, Any]:
     return result | {"scipy_ms": scipy, "scipy_over_align": scipy["p50"] / plain["p50"]}
 
 
-def bench_frame(model: Path) -> dict[str, Any]:
+def bench_frame(network: OnnxNetwork) -> dict[str, Any]:
     """Time a frame in this process, against the bare network of the same run."""
-    network = OnnxNetwork(model)
     contract = network.contract
     relocalizer = Relocalizer(network)
     camera = contract.training_camera.resized(2 * contract.input_width, 2 * contract.input_height)
@@ -129,15 +130,21 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
-def main() -> None:
+def main() -> int:
     """Run everything, print a table, write summary.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--model", type=Path, help="model file (default: the demo room's)")
     arguments = parser.parse_args()
+    try:
+        model = arguments.model or share_path("models", "demo_room.onnx")
+        network = OnnxNetwork(model)
+    except (FileNotFoundError, ModelFileError, ProviderError) as error:
+        print(f"bench: error: {error} (--model names another file)", file=sys.stderr)
+        return 1
     summary: dict[str, Any] = {"machine": machine()}
     summary |= bench_alignment()
-    summary |= bench_frame(arguments.model or share_path("models", "demo_room.onnx"))
+    summary |= bench_frame(network)
     summary["paper_network_cost"] = network_cost(load_config(share_path("config", "training", "paper.yaml")))
     write_metrics(arguments.out / "summary.json", summary)
     for key, value in summary.items():
@@ -147,7 +154,8 @@ def main() -> None:
         elif isinstance(value, float):
             print(f"{key:<28}{value:>10.2f}")
     print(f"machine: {summary['machine']}\nwrote {arguments.out / 'summary.json'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
