@@ -12,7 +12,7 @@ from typing import Any
 from structpose_ros import __version__
 from structpose_ros.camera import CameraError
 from structpose_ros.contract import ModelFileError
-from structpose_ros.network import OnnxNetwork, ProviderError
+from structpose_ros.network import PROVIDERS, OnnxNetwork, ProviderError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("format", choices=["7scenes"])
     command.add_argument("source", type=Path)
     command.add_argument("out", type=Path)
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
-    )
+    _add_skip_bad(command)
     command.set_defaults(run=_import)
 
     command = commands.add_parser(
@@ -68,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("config", type=Path)
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
-    )
+    _add_skip_bad(command)
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="measure a model file or a run on frames with known poses")
@@ -78,16 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--split", choices=["train", "test"], default="test")
     command.add_argument("--out", type=Path, required=True)
-    command.add_argument("--provider", choices=["auto", "tensorrt", "cuda", "cpu"], default="auto")
+    command.add_argument("--provider", choices=["auto", *PROVIDERS], default="auto")
     command.add_argument(
         "--swap",
         choices=["none", "depth", "scene_coordinates"],
         default="none",
         help="replace one output by the truth, to see what the other one costs",
     )
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
-    )
+    _add_skip_bad(command)
     command.set_defaults(run=_evaluate)
 
     command = commands.add_parser("export", help="write a run's model file; agreement with torch is checked")
@@ -99,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("model", type=Path)
     command.set_defaults(run=_info)
     return parser
+
+
+def _add_skip_bad(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
+    )
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -24,6 +24,8 @@ from tqdm import tqdm
 from structpose_ros import __version__
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
+from structpose_ros.network import OnnxNetwork
+from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.training import dataset as data
 from structpose_ros.training.alignment import align
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
@@ -155,6 +157,7 @@ class Trainer:
         loss = self._geometry_loss(image_B3HW, labels) if geometry else self._pose_loss(image_B3HW, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        # Called for the norm: at this bound nothing is clipped.
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1e9)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             self.progress.skipped_steps += 1
@@ -371,9 +374,6 @@ def _contract(
 
 def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
     """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
-    from structpose_ros.network import OnnxNetwork
-    from structpose_ros.relocalizer import Relocalizer
-
     network = OnnxNetwork(model, provider="cpu")
     outcomes, _ = evaluate_frames(
         Relocalizer(network),
