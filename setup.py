@@ -18,6 +18,7 @@ DEV = [
     "pytest-xdist>=3.5",
     "ruff",
     "mypy>=1.8",
+    "scipy",
     "types-PyYAML",
     "rosless>=0.5",
     "colcon-common-extensions",

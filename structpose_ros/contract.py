@@ -45,6 +45,7 @@ class ModelContract:
     depth_scale: metres, the `a` of the proximity coding p = a / (d + a) that the graph already undoes.
     map_min, map_max: metres, corners of the box around all scene coordinates trained on.
     training_camera: camera of the training images at input size.
+    alignment: how to solve; its inlier threshold is fitted on held-out frames where training had some.
     covariance_scale: factor on the alignment's covariance, fitted on held-out frames (1: not fitted).
     validation: metrics on held-out frames of the training split, and on how many.
     """

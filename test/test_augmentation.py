@@ -121,6 +121,16 @@ def test_depths_of_a_turned_view_are_what_its_camera_measures(camera: Camera) ->
         assert error.max() < 0.1
 
 
+def test_an_odd_grid_rounds_its_half_up() -> None:
+    """Cell i of the half-resolution depth stands at pixel 16 i + 7.5, also where that is the image's edge."""
+    views = dataset(camera=dataclasses.replace(CAMERA, height=56))
+    assert views.rays.shape == (7, 8, 3)
+    assert views.half_rays.shape == (4, 4, 3)
+    pixels = CAMERA.project(views.half_rays)
+    np.testing.assert_allclose(pixels[0, :, 0], [7.5, 23.5, 39.5, 55.5], atol=1e-9)
+    np.testing.assert_allclose(pixels[:, 0, 1], [7.5, 23.5, 39.5, 55.5], atol=1e-9)
+
+
 def test_depths_of_a_magnified_view() -> None:
     views = dataset(AugmentationConfig(photometric=False, roll_degrees=0, scale_low=1, scale_high=1.25))
     scale = random_view(np.random.default_rng([3, 0, 2]), 0, 0, (1, 1.25)).scale

@@ -57,7 +57,8 @@ def test_the_papers_values() -> None:
             {"geometry": {"schedule": "cosine"}},
             "geometry.schedule: expected one of step, onecycle, got 'cosine'",
         ),
-        ({"input": {"width": 330}}, "input.width: expected a multiple of 16 of at least 32, got 330"),
+        ({"input": {"width": 330}}, "input.width: expected a multiple of 8 of at least 48, got 330"),
+        ({"input": {"height": 40}}, "input.height: expected a multiple of 8 of at least 48, got 40"),
         ({"input": 640}, "input: expected a mapping, got 640"),
         (
             {"network": {"backbone": "vgg"}},

@@ -22,6 +22,7 @@ from rclpy.node import Node
 from ros_helpers import DEADLINE, next_domain, ros_context
 from sensor_msgs.msg import CameraInfo, Image
 
+from structpose_ros.demo import camera
 from structpose_ros.demo.__main__ import play
 from structpose_ros.demo.report import build_report
 from structpose_ros.gate import GateOptions
@@ -145,3 +146,11 @@ def test_the_camera_ends_cleanly_at_a_signal(
     assert len(images) > FRAMES
     assert (camera.returncode, error) == (0, "")
     assert len(stamps.read_text().splitlines()) >= len(images)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "fast"])
+def test_a_rate_that_no_camera_has_is_refused(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        camera.main(["demo_camera", f"--rate={rate}"])
+    assert stopped.value.code == 2
+    assert "argument --rate: " in capsys.readouterr().err

@@ -59,6 +59,26 @@ def test_agrees_with_torch(network: StructPoseNetwork, tmp_path: Path) -> None:
     assert np.abs(other.weights - prediction.weights).max() > 1e-4  # the weights see the rays
 
 
+def test_the_images_given_are_all_compared_on(
+    network: StructPoseNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = ExportedGraph.forward
+
+    def dark_differs(self: ExportedGraph, image: torch.Tensor, rays: torch.Tensor) -> object:
+        depth, scene, weights = truth(self, image, rays)
+        wrong = not torch.onnx.is_in_onnx_export() and float(image.mean()) < -1.0
+        return depth, scene * (1.01 if wrong else 1.0), weights
+
+    monkeypatch.setattr(under_test.ExportedGraph, "forward", dark_differs)
+    bright, path = torch.rand(3, 3, HEIGHT, WIDTH), tmp_path / "model.onnx"
+    assert export_model(network, contract(), path, correspondence_weighting=True, images=bright).worst < 1e-4
+    dark_last = torch.cat([bright, bright[:1] - 3.0])
+    path = tmp_path / "other.onnx"
+    with pytest.raises(ExportError, match="scene_coordinates=0.009"):
+        export_model(network, contract(), path, correspondence_weighting=True, images=dark_last)
+    assert not path.exists()
+
+
 def test_without_weighting_every_weight_is_one(network: StructPoseNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     export_model(network, contract(), path, correspondence_weighting=False)

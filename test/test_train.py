@@ -13,7 +13,9 @@ import pytest
 import torch
 from recordings import HIGH, LOW, write_recording
 
+from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.network import OnnxNetwork
+from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.training import train as under_test
 from structpose_ros.training.config import (
     AugmentationConfig,
@@ -27,7 +29,7 @@ from structpose_ros.training.config import (
 )
 from structpose_ros.training.dataset import collate, normalize_images, split_validation
 from structpose_ros.training.evaluate import evaluate
-from structpose_ros.training.frames import FrameFiles, RecordingError
+from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording
 from structpose_ros.training.train import Trainer, read_checkpoint, train
 
 CONFIG = TrainingConfig(
@@ -87,6 +89,9 @@ def test_learns_and_writes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture
     assert seen["median_rotation_deg"] < 10
 
     contract = OnnxNetwork(model, "cpu").contract
+    examples = read_checkpoint(run)["examples"]
+    first = open_recording(room).read(open_recording(room).files("train")[0][0]).image_rgb
+    np.testing.assert_array_equal(examples[0], first.transpose(2, 0, 1))
     assert contract.dataset == "room"
     assert contract.config_digest == config.digest()
     assert (np.array(contract.map_min) > LOW - 0.05).all()
@@ -95,11 +100,50 @@ def test_learns_and_writes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture
     validation = json.loads((run / "validation.json").read_text())
     assert validation["validation"]["frames"] == 1
     assert contract.covariance_scale == pytest.approx(validation["covariance_scale"])
+    # The only held-out frame is the typical one: half of its points are inliers, and fewer at a bit less.
+    threshold = contract.alignment.inlier_threshold
+    assert threshold == validation["inlier_threshold"] > config.alignment.inlier_threshold
+    below = dataclasses.replace(contract.alignment, inlier_threshold=0.999 * threshold)
+    recording = open_recording(room)
+    _, held_out = split_validation(recording.files("train")[0], config.validation_fraction)
+    frame = recording.read(held_out[0])
+    ratios = []
+    for alignment in (contract.alignment, below):
+        relocalizer = Relocalizer(OnnxNetwork(model, "cpu"), None, alignment)
+        estimate = relocalizer.localize(frame.image_rgb, recording.camera).estimate
+        assert estimate is not None
+        ratios.append(estimate.inlier_ratio)
+    assert ratios[0] >= 0.5 > ratios[1]
     assert "held-out frames: frames 1" in capsys.readouterr().out
 
     # A finished run is measured again, not calibrated on top of its own calibration.
     train(config, room, run)
     assert json.loads((run / "validation.json").read_text()) == validation
+
+
+def test_the_inlier_threshold_of_the_configuration_is_the_least(room: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        pose=PoseStage(epochs=0, correspondence_weighting=False),
+        alignment=AlignmentOptions(inlier_threshold=50.0),
+    )
+    model = train(config, room, tmp_path / "run")
+    assert OnnxNetwork(model, "cpu").contract.alignment.inlier_threshold == 50.0
+
+
+@pytest.mark.parametrize("size", [(72, 56), (48, 48)])
+def test_odd_grids_and_a_last_batch_of_one_frame(size: tuple[int, int], room: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, input=InputConfig(*size), batch_size=3)
+    trainer = Trainer(config, room, tmp_path / "run")
+    assert len(trainer.views) % 3 == 1
+    trainer.train(stop_after=1)
+    log = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert math.isfinite(log["loss"])
+    assert log["skipped_steps"] == 0
+    _, labels = collate([trainer.views[0]])
+    columns, rows = size[0] // 8, size[1] // 8
+    assert labels.depth.shape == (1, 1, rows, columns)
+    assert labels.half_depth.shape == (1, 1, math.ceil(rows / 2), math.ceil(columns / 2))
 
 
 def test_the_pose_stage_leaves_batch_statistics_alone(room: Path, tmp_path: Path) -> None:

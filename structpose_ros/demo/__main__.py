@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from structpose_ros.contract import ModelFileError
-from structpose_ros.demo import RECORDER_READY
+from structpose_ros.demo import RECORDER_READY, positive
 from structpose_ros.demo.report import build_report, print_summary
 from structpose_ros.network import PROVIDERS, ProviderError
 from structpose_ros.resources import share_path
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--model", type=Path, help="model file (default: the demo room's)")
     parser.add_argument("--data", type=Path, help="posed frames to play (default: the demo room's tour)")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames per second")
+    parser.add_argument("--rate", type=positive, default=10.0, help="frames per second")
     parser.add_argument("--provider", default="auto", choices=["auto", *PROVIDERS])
     arguments = parser.parse_args()
     try:

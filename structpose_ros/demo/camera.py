@@ -20,6 +20,7 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
 
 from structpose_ros.camera import Camera
+from structpose_ros.demo import positive
 from structpose_ros.messages import camera_info_from_camera
 from structpose_ros.spinning import set_by_signals
 from structpose_ros.training.frames import (
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         "--data", type=Path, help="folder of posed frames (default: the demo room, rendered once)"
     )
     parser.add_argument("--split", default="test", choices=["train", "test"])
-    parser.add_argument("--rate", type=float, default=10.0, help="frames per second")
+    parser.add_argument("--rate", type=positive, default=10.0, help="frames per second")
     parser.add_argument("--frame-id", default="camera_optical_frame")
     parser.add_argument("--stamps", type=Path, help="write `frame,stamp_ns` lines here at the end")
     parser.add_argument("--loop", action="store_true")

@@ -31,7 +31,7 @@ def _require(condition: bool, key: str, expected: str, got: object) -> None:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """Size in pixels that images are resized to; divisible by 16, the half-resolution depth's stride."""
+    """Size in pixels that images are resized to; divisible by 8, the stride of the network's output."""
 
     width: int = 640
     height: int = 480
@@ -39,9 +39,7 @@ class InputConfig:
     def __post_init__(self) -> None:
         for name in ("width", "height"):
             value = getattr(self, name)
-            _require(
-                value >= 32 and value % 16 == 0, f"input.{name}", "a multiple of 16 of at least 32", value
-            )
+            _require(value >= 48 and value % 8 == 0, f"input.{name}", "a multiple of 8 of at least 48", value)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -106,7 +106,7 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
         self.epoch = 0
         self.rigid = False  # stage 2 compares poses, so its views must be true camera motions
         self.rays = input_camera.ray_grid(STRIDE)
-        self.half_rays = input_camera.ray_grid(HALF_STRIDE)
+        self.half_rays = _half_rays(input_camera)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -143,6 +143,15 @@ class ViewDataset(Dataset[dict[str, torch.Tensor]]):
             "half_depth": torch.from_numpy(view.view_depth(half.depth, half_rays)[None].astype(np.float32)),
             "map_from_camera": torch.from_numpy(map_from_view),
         }
+
+
+def _half_rays(camera: Camera) -> npt.NDArray[np.float64]:
+    """Return the rays (ceil(h / 2), ceil(w / 2), 3) of the half-resolution depth of an (h, w) grid.
+
+    Where a side is odd its last cells stand at the image's edge, where there is no label.
+    """
+    width, height = (-(-side // HALF_STRIDE) * HALF_STRIDE for side in (camera.width, camera.height))
+    return replace(camera, width=width, height=height).ray_grid(HALF_STRIDE)
 
 
 def start_worker(_: int) -> None:

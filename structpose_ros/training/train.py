@@ -22,20 +22,23 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from structpose_ros import __version__
+from structpose_ros.alignment import weighted_median
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
 from structpose_ros.network import OnnxNetwork
-from structpose_ros.relocalizer import Relocalizer
+from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training import dataset as data
 from structpose_ros.training.alignment import align
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
-from structpose_ros.training.evaluate import evaluate_frames, summarize
+from structpose_ros.training.evaluate import Outcome, evaluate_frames, summarize
 from structpose_ros.training.export import Parity, export_model
-from structpose_ros.training.frames import RecordingError, handle_bad, open_recording, write_atomic
+from structpose_ros.training.frames import Frame, RecordingError, handle_bad, open_recording, write_atomic
 from structpose_ros.training.losses import BatchLabels, geometry_loss, pose_loss
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork, depth_from_logits, load_pretrained
 
 CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
+CALIBRATION = "validation.json"
+EXAMPLES = 4  # frames kept in a checkpoint
 CHECKPOINT_KEYS = ("network", "optimizer", "progress", "statistics", "recording")
 
 
@@ -46,6 +49,18 @@ class Progress:
     epochs_done: int = 0
     skipped_steps: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the held-out frames say of a model; a run keeps it for further exports.
+
+    validation, covariance_scale: as in `ModelContract`. inlier_threshold: metres, as in `AlignmentOptions`.
+    """
+
+    validation: dict[str, float]
+    covariance_scale: float
+    inlier_threshold: float
 
 
 class Trainer:
@@ -258,7 +273,15 @@ class Trainer:
                 for key, value in vars(self.statistics).items()
             },
             "recording": {"name": self.recording.name, "camera": dataclasses.asdict(self.recording.camera)},
+            "examples": self._examples(),
         }
+
+    def _examples(self) -> torch.Tensor:
+        """Return a few frames (N, 3, H, W) uint8, spread over the recording, for the export to compare on."""
+        frames = self.views.frames
+        chosen = np.unique(np.linspace(0, len(frames) - 1, EXAMPLES).round().astype(int))
+        images = np.stack([frames[index].image_rgb for index in chosen])
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
     def _load_checkpoint(self) -> None:
         if not (self.out / CHECKPOINT).is_file():
@@ -291,30 +314,28 @@ def train(config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool 
     trainer.train()
     parity = export_run(out, out / MODEL)
     if trainer.validation_files:
-        metrics, scale = _validate(trainer, out / MODEL)
-        parity = export_run(out, out / MODEL, validation=metrics, covariance_scale=scale)
-        print("held-out frames: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+        threshold = _fitted_inlier_threshold(trainer, out / MODEL)
+        calibration = Calibration({}, 1.0, threshold)
+        export_run(out, out / MODEL, calibration)
+        calibration = _validate(trainer, out / MODEL)
+        parity = export_run(out, out / MODEL, calibration)
+        measured = ", ".join(f"{key} {value:.4g}" for key, value in calibration.validation.items())
+        print(f"held-out frames: {measured}; inlier threshold {calibration.inlier_threshold:.3f} m")
     print(f"wrote {out / MODEL} (agrees with torch to {parity.worst:.1e} relative)")
     return out / MODEL
 
 
-def export_run(
-    run: Path,
-    path: Path,
-    *,
-    validation: dict[str, float] | None = None,
-    covariance_scale: float | None = None,
-) -> Parity:
+def export_run(run: Path, path: Path, calibration: Calibration | None = None) -> Parity:
     """Export a run's checkpoint, with what was measured on held-out frames (given, or kept in the run)."""
     config = load_config(run / CONFIG)
     state = read_checkpoint(run)
-    measured = run / "validation.json"
-    if validation is not None:
-        content = {"validation": validation, "covariance_scale": covariance_scale}
-        write_atomic(measured, json.dumps(content, indent=1).encode())
+    measured = run / CALIBRATION
+    # A run of an earlier release kept no threshold.
+    defaults: dict[str, Any] = dataclasses.asdict(Calibration({}, 1.0, config.alignment.inlier_threshold))
+    if calibration is not None:
+        write_atomic(measured, json.dumps(dataclasses.asdict(calibration), indent=1).encode())
     elif measured.is_file():
-        content = json.loads(measured.read_text())
-        validation, covariance_scale = content["validation"], content["covariance_scale"]
+        calibration = Calibration(**{**defaults, **json.loads(measured.read_text())})
     network = StructPoseNetwork(config.network)
     network.load_state_dict(state["network"])
     weighting = (
@@ -322,9 +343,10 @@ def export_run(
     )
     return export_model(
         network,
-        _contract(config, state, validation or {}, covariance_scale or 1.0),
+        _contract(config, state, calibration or Calibration(**defaults)),
         path,
         correspondence_weighting=weighting,
+        images=data.normalize_images(state["examples"]) if "examples" in state else None,
     )
 
 
@@ -344,9 +366,7 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     return state
 
 
-def _contract(
-    config: TrainingConfig, state: dict[str, Any], validation: dict[str, float], covariance_scale: float
-) -> ModelContract:
+def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibration) -> ModelContract:
     statistics = {key: value.tolist() for key, value in state["statistics"].items()}
     camera = Camera(
         **{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])}
@@ -363,29 +383,50 @@ def _contract(
         map_min=tuple(statistics["map_min"]),
         map_max=tuple(statistics["map_max"]),
         training_camera=camera.resized(config.input.width, config.input.height),
-        alignment=config.alignment,
-        covariance_scale=covariance_scale,
-        validation=validation,
+        alignment=dataclasses.replace(config.alignment, inlier_threshold=calibration.inlier_threshold),
+        covariance_scale=calibration.covariance_scale,
+        validation=calibration.validation,
         network=config.network.backbone,
         config_digest=config.digest(),
         producer=f"structpose_ros {__version__}",
     )
 
 
-def _validate(trainer: Trainer, model: Path) -> tuple[dict[str, float], float]:
+def _fitted_inlier_threshold(trainer: Trainer, model: Path) -> float:
+    """Return the median over held-out frames of the residual that half of a frame's weight lies below.
+
+    Half of the points of a typical unseen frame are then inliers, whatever the size of the place. The
+    configuration's threshold is the least: residuals of a place learned by heart would reject new views.
+    """
+    relocalizer = Relocalizer(OnnxNetwork(model, provider="cpu"))
+    medians: list[float] = []
+
+    def collect(_outcome: Outcome, result: Result, _frame: Frame) -> None:
+        if result.estimate is not None:
+            given = result.prediction.weights.reshape(-1)
+            medians.append(weighted_median(result.estimate.residuals, given.astype(np.float64)))
+
+    evaluate_frames(relocalizer, trainer.recording, trainer.validation_files, skip_bad=True, on_frame=collect)
+    least = trainer.config.alignment.inlier_threshold
+    return max(least, float(np.median(medians))) if medians else least
+
+
+def _validate(trainer: Trainer, model: Path) -> Calibration:
     """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
     network = OnnxNetwork(model, provider="cpu")
+    contract = network.contract
     outcomes, _ = evaluate_frames(
-        Relocalizer(network),
-        trainer.recording,
-        trainer.validation_files,
-        skip_bad=True,
+        Relocalizer(network), trainer.recording, trainer.validation_files, skip_bad=True
     )
     metrics = summarize(outcomes)
     kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
     nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
-    scale = network.contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
-    return {key: float(metrics[key]) for key in kept if metrics[key] is not None}, max(scale, 1e-6)
+    scale = contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
+    return Calibration(
+        validation={key: float(metrics[key]) for key in kept if metrics[key] is not None},
+        covariance_scale=max(scale, 1e-6),
+        inlier_threshold=contract.alignment.inlier_threshold,
+    )
 
 
 def _device(requested: str) -> torch.device:
