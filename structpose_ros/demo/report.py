@@ -153,7 +153,7 @@ def _draw(
 
     figure = plots.plt.figure(figsize=(17, 9.5), layout="constrained")
     rows = figure.add_gridspec(3, 1, height_ratios=[2.1, 1.1, 1.45])
-    top = rows[0].subgridspec(1, 2, width_ratios=[1.35, 1])
+    top = rows[0].subgridspec(1, 2, width_ratios=[1, 1.2])
     figure.suptitle(
         f"structpose_ros, {report['dataset']}: {report['accepted']} of {report['frames']} frames localised, "
         f"median error {_median_error(report)}",
@@ -190,7 +190,7 @@ def _draw_map(axes: Any, run: Run, recording: Recording) -> None:
     points, colors = _cloud(recording)
     axes.scatter(points[:, 0], points[:, 1], c=colors, s=0.6, linewidths=0, alpha=0.7, rasterized=True)
     true = np.array([o.true_map_from_camera[:2, 3] for o in run.outcomes])
-    axes.plot(true[:, 0], true[:, 1], color="black", linewidth=2.5, label="true")
+    axes.plot(true[:, 0], true[:, 1], color="black", alpha=0.35, linewidth=6, label="true")
     estimated = np.array(
         [o.map_from_camera[:2, 3] if o.map_from_camera is not None else [np.nan] * 2 for o in run.outcomes]
     )
@@ -200,14 +200,14 @@ def _draw_map(axes: Any, run: Run, recording: Recording) -> None:
         ".-",
         color="crimson",
         linewidth=0.8,
-        markersize=5,
+        markersize=3,
         label="estimated",
     )
     missing = true[[o.map_from_camera is None for o in run.outcomes]]
     axes.plot(missing[:, 0], missing[:, 1], "x", color="royalblue", label=f"no pose ({len(missing)})")
     axes.set(xlabel="x [m]", ylabel="y [m]", title="from above: the map, the true and the estimated camera")
     axes.set_aspect("equal")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
 
 
 def _draw_errors(axes: Any, run: Run) -> None:
