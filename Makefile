@@ -27,8 +27,9 @@ demo: venv ## play the demo room as a ROS 2 camera into the node; report in out/
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \
 		$(VENV_PYTHON) -m structpose_ros.demo --out out/demo
 
+# A worker that crashes ends the run: with loadgroup, pytest-xdist would wait for ever for its tests.
 test: lint ## lint, type check and the whole test suite
-	@$(VENV_PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --max-worker-restart=0 $(PYTEST_ARGS)
 
 bench: venv-test ## the benchmarks; figures in out/bench
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \
