@@ -22,8 +22,8 @@ from rclpy.node import Node
 from ros_helpers import DEADLINE, next_domain, ros_context
 from sensor_msgs.msg import CameraInfo, Image
 
-from structpose_ros.demo import camera
 from structpose_ros.demo.__main__ import play
+from structpose_ros.demo.camera import main as camera_main
 from structpose_ros.demo.report import build_report
 from structpose_ros.gate import GateOptions
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform
@@ -151,6 +151,6 @@ def test_the_camera_ends_cleanly_at_a_signal(
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "fast"])
 def test_a_rate_that_no_camera_has_is_refused(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        camera.main(["demo_camera", f"--rate={rate}"])
+        camera_main(["demo_camera", f"--rate={rate}"])
     assert stopped.value.code == 2
     assert "argument --rate: " in capsys.readouterr().err

@@ -30,7 +30,7 @@ from structpose_ros.training.config import (
 from structpose_ros.training.dataset import collate, normalize_images, split_validation
 from structpose_ros.training.evaluate import evaluate
 from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording
-from structpose_ros.training.train import Trainer, read_checkpoint, train
+from structpose_ros.training.train import Trainer, export_run, read_checkpoint, train
 
 CONFIG = TrainingConfig(
     input=InputConfig(64, 48),
@@ -127,8 +127,17 @@ def test_the_inlier_threshold_of_the_configuration_is_the_least(room: Path, tmp_
         pose=PoseStage(epochs=0, correspondence_weighting=False),
         alignment=AlignmentOptions(inlier_threshold=50.0),
     )
-    model = train(config, room, tmp_path / "run")
-    assert OnnxNetwork(model, "cpu").contract.alignment.inlier_threshold == 50.0
+    run = tmp_path / "run"
+    model = train(config, room, run)
+    contract = OnnxNetwork(model, "cpu").contract
+    assert contract.alignment.inlier_threshold == 50.0
+
+    # A run of an earlier release kept no threshold: the configuration's holds, the rest is as measured.
+    kept = json.loads((run / "validation.json").read_text())
+    del kept["inlier_threshold"]
+    (run / "validation.json").write_text(json.dumps(kept))
+    export_run(run, tmp_path / "again.onnx")
+    assert OnnxNetwork(tmp_path / "again.onnx", "cpu").contract == contract
 
 
 @pytest.mark.parametrize("size", [(72, 56), (48, 48)])

@@ -314,10 +314,7 @@ def train(config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool 
     trainer.train()
     parity = export_run(out, out / MODEL)
     if trainer.validation_files:
-        threshold = _fitted_inlier_threshold(trainer, out / MODEL)
-        calibration = Calibration({}, 1.0, threshold)
-        export_run(out, out / MODEL, calibration)
-        calibration = _validate(trainer, out / MODEL)
+        calibration = _calibrate(trainer, out / MODEL)
         parity = export_run(out, out / MODEL, calibration)
         measured = ", ".join(f"{key} {value:.4g}" for key, value in calibration.validation.items())
         print(f"held-out frames: {measured}; inlier threshold {calibration.inlier_threshold:.3f} m")
@@ -330,12 +327,12 @@ def export_run(run: Path, path: Path, calibration: Calibration | None = None) ->
     config = load_config(run / CONFIG)
     state = read_checkpoint(run)
     measured = run / CALIBRATION
-    # A run of an earlier release kept no threshold.
-    defaults: dict[str, Any] = dataclasses.asdict(Calibration({}, 1.0, config.alignment.inlier_threshold))
     if calibration is not None:
         write_atomic(measured, json.dumps(dataclasses.asdict(calibration), indent=1).encode())
-    elif measured.is_file():
-        calibration = Calibration(**{**defaults, **json.loads(measured.read_text())})
+    else:
+        calibration = Calibration({}, 1.0, config.alignment.inlier_threshold)
+        if measured.is_file():  # that of an earlier release has no threshold
+            calibration = dataclasses.replace(calibration, **json.loads(measured.read_text()))
     network = StructPoseNetwork(config.network)
     network.load_state_dict(state["network"])
     weighting = (
@@ -343,7 +340,7 @@ def export_run(run: Path, path: Path, calibration: Calibration | None = None) ->
     )
     return export_model(
         network,
-        _contract(config, state, calibration or Calibration(**defaults)),
+        _contract(config, state, calibration),
         path,
         correspondence_weighting=weighting,
         images=data.normalize_images(state["examples"]) if "examples" in state else None,
@@ -392,41 +389,47 @@ def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibr
     )
 
 
-def _fitted_inlier_threshold(trainer: Trainer, model: Path) -> float:
+def _calibrate(trainer: Trainer, model: Path) -> Calibration:
+    """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
+    network = OnnxNetwork(model, provider="cpu")
+    threshold = _fitted_inlier_threshold(trainer, network)
+    alignment = dataclasses.replace(network.contract.alignment, inlier_threshold=threshold)
+    outcomes, _ = evaluate_frames(
+        Relocalizer(network, alignment=alignment),
+        trainer.recording,
+        trainer.validation_files,
+        skip_bad=True,
+    )
+    metrics = summarize(outcomes)
+    kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
+    nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
+    scale = network.contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
+    return Calibration(
+        validation={key: float(metrics[key]) for key in kept if metrics[key] is not None},
+        covariance_scale=max(scale, 1e-6),
+        inlier_threshold=threshold,
+    )
+
+
+def _fitted_inlier_threshold(trainer: Trainer, network: OnnxNetwork) -> float:
     """Return the median over held-out frames of the residual that half of a frame's weight lies below.
 
     Half of the points of a typical unseen frame are then inliers, whatever the size of the place. The
     configuration's threshold is the least: residuals of a place learned by heart would reject new views.
     """
-    relocalizer = Relocalizer(OnnxNetwork(model, provider="cpu"))
     medians: list[float] = []
 
     def collect(_outcome: Outcome, result: Result, _frame: Frame) -> None:
         if result.estimate is not None:
-            given = result.prediction.weights.reshape(-1)
-            medians.append(weighted_median(result.estimate.residuals, given.astype(np.float64)))
+            reached = result.points_in_camera[..., 2] > 0  # 0 where the lens does not reach: no weight there
+            given = np.where(reached, result.prediction.weights, 0.0).reshape(-1)
+            medians.append(weighted_median(result.estimate.residuals, given))
 
-    evaluate_frames(relocalizer, trainer.recording, trainer.validation_files, skip_bad=True, on_frame=collect)
+    evaluate_frames(
+        Relocalizer(network), trainer.recording, trainer.validation_files, skip_bad=True, on_frame=collect
+    )
     least = trainer.config.alignment.inlier_threshold
     return max(least, float(np.median(medians))) if medians else least
-
-
-def _validate(trainer: Trainer, model: Path) -> Calibration:
-    """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
-    network = OnnxNetwork(model, provider="cpu")
-    contract = network.contract
-    outcomes, _ = evaluate_frames(
-        Relocalizer(network), trainer.recording, trainer.validation_files, skip_bad=True
-    )
-    metrics = summarize(outcomes)
-    kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
-    nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
-    scale = contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
-    return Calibration(
-        validation={key: float(metrics[key]) for key in kept if metrics[key] is not None},
-        covariance_scale=max(scale, 1e-6),
-        inlier_threshold=contract.alignment.inlier_threshold,
-    )
 
 
 def _device(requested: str) -> torch.device:
