@@ -33,6 +33,7 @@ from structpose_ros.training.frames import (
 from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
 LISTENER_DEADLINE = 60.0  # seconds to wait for a node that may still be loading its model
+LAST_FRAME_DELIVERY = 0.5  # seconds before the camera goes; at high rates a period is too short
 
 
 class DemoCamera(Node):
@@ -116,6 +117,8 @@ def _play(
             break
         stamps.append(f"{item.name},{node.play(item)}")
         due = max(due + period, time.monotonic())
+    # The last frame lasts a while too: a camera that is gone at once may take it along undelivered.
+    stopping.wait(max(LAST_FRAME_DELIVERY, due - time.monotonic()))
     return stamps
 
 
