@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from structpose_ros import contract as names
 from structpose_ros.contract import ModelContract, ModelFileError
+from structpose_ros.map_cloud import MapCloud
 
 PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
@@ -80,6 +81,7 @@ class OnnxNetwork:
 
     provider: the one that really runs (`tensorrt`, `cuda` or `cpu`), whatever was asked for.
     sha256: of the model file's bytes.
+    map_cloud: coarse points of the scene, None where the file carries none.
     """
 
     def __init__(self, path: Path | str, provider: str = "auto", threads: int = 0) -> None:
@@ -100,7 +102,9 @@ class OnnxNetwork:
         # Reading the metadata on the CPU first keeps a foreign file from a minutes-long TensorRT build.
         session = _create_session(runtime, content, options, "cpu", self.path)
         try:
-            self.contract = ModelContract.from_metadata(session.get_modelmeta().custom_metadata_map)
+            metadata = session.get_modelmeta().custom_metadata_map
+            self.contract = ModelContract.from_metadata(metadata)
+            self.map_cloud = MapCloud.from_metadata(metadata)
         except ModelFileError as error:
             raise ModelFileError(f"{self.path}: {error}") from error
         _check_graph(session, self.contract, self.path)

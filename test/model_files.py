@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
+from structpose_ros.map_cloud import MapCloud
 
 WIDTH, HEIGHT, STRIDE = 64, 48, 8
 TRAINING_CAMERA = Camera(WIDTH, HEIGHT, 60.0, 60.0, 31.5, 23.5)
@@ -34,8 +35,13 @@ def contract(**changes: object) -> ModelContract:
     return ModelContract(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def write_model(path: Path, map_from_camera: np.ndarray, model_contract: ModelContract | None = None) -> Path:
-    """Write a model whose pose is `map_from_camera` for any image and any rays.
+def write_model(
+    path: Path,
+    map_from_camera: np.ndarray,
+    model_contract: ModelContract | None = None,
+    map_cloud: MapCloud | None = None,
+) -> Path:
+    """Write a model whose pose is `map_from_camera` for any image and any rays; `map_cloud` goes with it.
 
     depth is MINIMUM_DEPTH + DEPTH_RANGE * red, averaged over each cell; scene coordinates are the unprojected
     points moved by the pose, less the scene mean; weights are 1 (but 0 where the blue channel is full).
@@ -85,7 +91,8 @@ def write_model(path: Path, map_from_camera: np.ndarray, model_contract: ModelCo
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, described.to_metadata())
+    clouds = map_cloud.to_metadata() if map_cloud else {}
+    helper.set_model_props(model, {**described.to_metadata(), **clouds})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     return path

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from structpose_ros import network
 from structpose_ros.contract import METADATA_KEY, ModelFileError
 from structpose_ros.geometry import rotation_from_vector, transform, transform_points, unproject
+from structpose_ros.map_cloud import MAP_CLOUD_KEY, MapCloud
 from structpose_ros.network import OnnxNetwork, ProviderError, normalized_tensor
 
 MAP_FROM_CAMERA = transform(rotation_from_vector([0.3, -0.5, 0.2]), [2.0, 1.0, -3.0])
@@ -86,6 +87,26 @@ def test_the_file_is_known_by_its_path_contract_and_hash(model: Path) -> None:
     assert loaded.path == model
     assert loaded.contract == contract()
     assert loaded.sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
+
+
+def test_a_file_carries_points_of_its_map_or_none(model: Path, tmp_path: Path) -> None:
+    assert OnnxNetwork(model).map_cloud is None
+    cloud = MapCloud(
+        np.array([[0, 0, 0], [1, -2, 3]], dtype=np.float32), np.array([[0, 1, 2], [3, 4, 255]], np.uint8)
+    )
+    loaded = OnnxNetwork(write_model(tmp_path / "mapped.onnx", MAP_FROM_CAMERA, map_cloud=cloud))
+    assert loaded.contract == contract()
+    assert loaded.map_cloud is not None
+    np.testing.assert_array_equal(loaded.map_cloud.points, cloud.points)
+    np.testing.assert_array_equal(loaded.map_cloud.colors, cloud.colors)
+
+
+def test_damaged_points_of_the_map_are_refused(model: Path) -> None:
+    metadata = {**contract().to_metadata(), MAP_CLOUD_KEY: "{}"}
+    changed(model, lambda described: helper.set_model_props(described, metadata))
+    message = r"scene\.onnx: expected version 1 of metadata 'structpose_ros\.map_points', got None"
+    with pytest.raises(ModelFileError, match=message):
+        OnnxNetwork(model)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
