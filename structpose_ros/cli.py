@@ -12,6 +12,7 @@ from typing import Any
 from structpose_ros import __version__
 from structpose_ros.camera import CameraError
 from structpose_ros.contract import ModelFileError
+from structpose_ros.map_cloud import MapCloud
 from structpose_ros.network import PROVIDERS, OnnxNetwork, ProviderError
 
 
@@ -87,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("export", help="write a run's model file; agreement with torch is checked")
     command.add_argument("training_run", type=Path, metavar="RUN")
     command.add_argument("--out", type=Path, required=True)
+    command.add_argument(
+        "--data",
+        type=Path,
+        help="the run's recording, to measure the map's points again (runs of earlier releases lack them)",
+    )
+    _add_skip_bad(command)
     command.set_defaults(run=_export)
 
     command = commands.add_parser("info", help="print what a model file says of itself")
@@ -141,9 +148,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from structpose_ros.training.train import export_run
+    from structpose_ros.training.train import export_run, measure_map_cloud
 
-    parity = export_run(arguments.training_run, arguments.out)
+    run, root = arguments.training_run, arguments.data
+    map_cloud = measure_map_cloud(run, root, skip_bad=arguments.skip_bad) if root else None
+    parity = export_run(run, arguments.out, map_cloud=map_cloud)
     print(f"wrote {arguments.out}; largest relative deviation from torch:")
     print("  " + ", ".join(f"{key} {value:.2e}" for key, value in vars(parity).items()))
 
@@ -152,7 +161,15 @@ def _info(arguments: argparse.Namespace) -> None:
     network = OnnxNetwork(arguments.model, provider="cpu")
     content: dict[str, Any] = {"file": str(arguments.model), "sha256": network.sha256}
     content.update(dataclasses.asdict(network.contract))
+    content["map_points"] = None if network.map_cloud is None else _summary_of(network.map_cloud)
     print(json.dumps(content, indent=2))
+
+
+def _summary_of(cloud: MapCloud) -> dict[str, Any]:
+    """Return number and extent (metres, map frame, to the millimetre) of a cloud."""
+    low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
+    corners = {name: [round(value, 3) for value in at.tolist()] for name, at in (("min", low), ("max", high))}
+    return {"count": len(cloud.points), **corners}
 
 
 def _model_file(path: Path) -> Path:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import yaml
 from model_files import contract, write_model
-from recordings import poses, write_recording, write_sevenscenes
+from recordings import HIGH, LOW, poses, write_recording, write_sevenscenes
 from test_train import CONFIG
 from tqdm import tqdm
 
@@ -64,6 +64,19 @@ def test_from_recording_to_model(
     assert told["dataset"] == "room"
     assert told["format_version"] == 1
     assert told["sha256"] == metrics["model_sha256"]
+    assert told["map_points"].keys() == {"count", "min", "max"}
+    assert 100 < told["map_points"]["count"] <= 6 * 48  # six training frames of 48 cells
+    assert all(low > limit - 0.03 for low, limit in zip(told["map_points"]["min"], LOW, strict=True))
+    assert all(high < limit + 0.03 for high, limit in zip(told["map_points"]["max"], HIGH, strict=True))
+
+    again = tmp_path / "again.onnx"
+    assert main(["export", str(run), "--out", str(again), "--data", str(room)]) == 0
+    assert again.read_bytes() == model.read_bytes()
+
+
+def test_info_of_a_file_without_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(write_model(tmp_path / "good.onnx", poses(1, 1)[0]))]) == 0
+    assert json.loads(capsys.readouterr().out)["map_points"] is None
 
 
 def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,10 +162,16 @@ def test_errors_of_a_run(
     command = ("train", config, "--data", room, "--out", run)
     config.write_text(yaml.safe_dump(dataclasses.asdict(dataclasses.replace(CONFIG, seed=3))))
     assert "to hold a run with this configuration" in fails(capsys, *command)
+    monkeypatch.setattr("structpose_ros.training.map_cloud.tqdm", lambda items, **_: items)
+    elsewhere = write_recording(tmp_path / "elsewhere", train=3, test=1)
+    export = ("export", run, "--out", tmp_path / "m.onnx")
+    assert "got others in" in fails(capsys, *export, "--data", elsewhere)
+    assert "expected a recording's folder" in fails(capsys, *export, "--data", tmp_path / "absent")
+    assert not (tmp_path / "m.onnx").exists()
     (run / "checkpoint.pt").write_bytes(b"")
     config.write_text(yaml.safe_dump(dataclasses.asdict(CONFIG)))
     assert "expected a readable checkpoint at" in fails(capsys, *command)
-    assert "expected a readable checkpoint at" in fails(capsys, "export", run, "--out", tmp_path / "m.onnx")
+    assert "expected a readable checkpoint at" in fails(capsys, *export)
     (run / "checkpoint.pt").unlink()
     assert "with checkpoint.pt in" in fails(capsys, "evaluate", run, "--data", room, "--out", out)
     assert not out.exists()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from model_files import HEIGHT, WIDTH, contract
 
+from structpose_ros.map_cloud import MapCloud
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.training import export as under_test
 from structpose_ros.training.config import NetworkConfig
@@ -117,6 +118,19 @@ def test_a_network_that_is_not_finite_is_not_written(
     with pytest.raises(ExportError, match="expected ONNX and torch to agree .* got .*nan"):
         export_model(network, contract(), path, correspondence_weighting=True)
     assert not path.exists()
+
+
+def test_points_of_the_map_go_with_the_model(network: StructPoseNetwork, tmp_path: Path) -> None:
+    cloud = MapCloud(np.array([[1, 2, 3], [-1, 2, 9]], np.float32), np.array([[0, 9, 255]] * 2, np.uint8))
+    path = tmp_path / "model.onnx"
+    export_model(network, contract(), path, correspondence_weighting=True, map_cloud=cloud)
+    loaded = OnnxNetwork(path, "cpu")
+    assert loaded.contract == contract()
+    assert loaded.map_cloud is not None
+    np.testing.assert_array_equal(loaded.map_cloud.points, cloud.points)
+    np.testing.assert_array_equal(loaded.map_cloud.colors, cloud.colors)
+    export_model(network, contract(), path, correspondence_weighting=True)
+    assert OnnxNetwork(path, "cpu").map_cloud is None
 
 
 def test_rays_stay_an_input_without_weighting(network: StructPoseNetwork, tmp_path: Path) -> None:

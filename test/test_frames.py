@@ -26,6 +26,7 @@ from structpose_ros.training.frames import (
     write_camera,
     write_frame,
 )
+from structpose_ros.training.labels import Labels
 
 
 @pytest.fixture
@@ -200,7 +201,11 @@ def test_statistics_are_those_of_a_wall() -> None:
     wall = dataclasses.replace(
         frame("", pose(0.5, -0.25, 0.0)), depth_mm=np.full((48, 64), 2000, dtype=np.uint16)
     )
-    statistics = scene_statistics([wall, wall], CAMERA, CAMERA)
+    seen: list[tuple[np.ndarray, Labels]] = []
+    frames = (item for item in [wall, wall])  # one at a time will do
+    statistics = scene_statistics(frames, CAMERA, CAMERA, lambda *given: seen.append(given))
+    assert [image is wall.image_rgb for image, _ in seen] == [True, True]
+    assert all(labels.scene_coordinates.shape == (6, 8, 3) for _, labels in seen)
     assert statistics.depth_scale == pytest.approx(2.0)
     # The camera looks along x; 8 x 6 cells centred on the axis reach 3.5 and 2.5 cells of 8 px to each side.
     np.testing.assert_allclose(statistics.scene_mean, [2.5, -0.25, 1.2], atol=1e-6)

@@ -6,12 +6,13 @@ import dataclasses
 import json
 import math
 import operator
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from recordings import HIGH, LOW, write_recording
+from recordings import HIGH, LOW, colors, write_recording
 
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.network import OnnxNetwork
@@ -30,7 +31,7 @@ from structpose_ros.training.config import (
 from structpose_ros.training.dataset import collate, normalize_images, split_validation
 from structpose_ros.training.evaluate import evaluate
 from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording
-from structpose_ros.training.train import Trainer, export_run, read_checkpoint, train
+from structpose_ros.training.train import Trainer, export_run, measure_map_cloud, read_checkpoint, train
 
 CONFIG = TrainingConfig(
     input=InputConfig(64, 48),
@@ -89,6 +90,7 @@ def test_learns_and_writes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture
     assert seen["median_rotation_deg"] < 10
 
     contract = OnnxNetwork(model, "cpu").contract
+    assert OnnxNetwork(model, "cpu").map_cloud is not None
     examples = read_checkpoint(run)["examples"]
     first = open_recording(room).read(open_recording(room).files("train")[0][0]).image_rgb
     np.testing.assert_array_equal(examples[0], first.transpose(2, 0, 1))
@@ -194,6 +196,46 @@ def test_resuming_equals_not_stopping(stop: int, room: Path, undisturbed: Path, 
     ]
     assert len(losses[0]) == 5
     assert losses[0] == losses[1]
+
+
+def test_the_model_carries_coloured_points_of_the_walls(undisturbed: Path, tmp_path: Path) -> None:
+    export_run(undisturbed, tmp_path / "model.onnx")
+    cloud = OnnxNetwork(tmp_path / "model.onnx", "cpu").map_cloud
+    assert cloud is not None
+    assert len(cloud.points) > 300
+    off_wall = np.abs(np.stack([cloud.points - LOW, cloud.points - HIGH])).min(axis=(0, 2))
+    assert off_wall.max() < 0.03  # depth of the nearest pixel, sqrt(1/2) px of 60 px away: 12 mm per metre
+    error = np.abs(cloud.colors.astype(int) - colors(cloud.points))
+    assert np.percentile(error, 95) <= 3  # the mean of 8x8 pixels
+
+
+def test_a_run_of_an_earlier_release_has_no_points_until_they_are_measured(
+    room: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run, model = tmp_path / "run", tmp_path / "model.onnx"
+    shutil.copytree(undisturbed, run)
+    state = read_checkpoint(run)
+    kept = state.pop("map_cloud")
+    torch.save(state, run / "checkpoint.pt")
+    before = (run / "checkpoint.pt").read_bytes()
+    export_run(run, model)
+    assert OnnxNetwork(model, "cpu").map_cloud is None
+
+    cloud = measure_map_cloud(run, room)
+    np.testing.assert_array_equal(cloud.points, kept["points"])
+    np.testing.assert_array_equal(cloud.colors, kept["colors"])
+    export_run(run, model, map_cloud=cloud)
+    carried = OnnxNetwork(model, "cpu").map_cloud
+    assert carried is not None
+    np.testing.assert_allclose(carried.points, cloud.points, atol=1e-4)
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+    elsewhere = write_recording(tmp_path / "elsewhere", train=11, test=1)
+    with pytest.raises(ConfigError, match="expected the frames of 'room' .* got others in .*: name that"):
+        measure_map_cloud(run, elsewhere)
+
+    train(CONFIG, room, run)  # finished long ago: it has the frames, so its model gets the points
+    assert OnnxNetwork(run / "model.onnx", "cpu").map_cloud is not None
 
 
 def test_a_folder_with_something_else_is_refused(room: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -16,7 +16,7 @@ from structpose_ros.camera import Camera, resize_image
 from structpose_ros.training.augmentation import IDENTITY_VIEW, photometric, random_view
 from structpose_ros.training.config import AugmentationConfig, InputConfig
 from structpose_ros.training.frames import Frame, FrameFiles, Recording, RecordingError, handle_bad
-from structpose_ros.training.labels import sample_labels
+from structpose_ros.training.labels import Labels, sample_labels
 from structpose_ros.training.losses import BatchLabels
 from structpose_ros.training.networks import HALF_STRIDE, STRIDE
 
@@ -58,20 +58,29 @@ def load_frames(
     return frames, bad
 
 
-def scene_statistics(frames: Sequence[Frame], camera: Camera, input_camera: Camera) -> SceneStatistics:
+def scene_statistics(
+    frames: Iterable[Frame],
+    camera: Camera,
+    input_camera: Camera,
+    on_labels: Callable[[npt.NDArray[np.uint8], Labels], None] | None = None,
+) -> SceneStatistics:
     """Measure the scene from every frame's labels at the network's cells.
+
+    `on_labels` sees each frame's image and labels on the way; no frame is kept.
 
     Raises:
         RecordingError: there is no frame, or none has a valid depth.
     """
-    if not frames:
-        raise RecordingError("expected training frames, got none")
     rays = input_camera.ray_grid(STRIDE)
     points, depths = [], []
     for frame in frames:
         labels = sample_labels(frame.depth_mm, camera, frame.map_from_camera, rays)
         points.append(labels.scene_coordinates[labels.valid_mask].astype(np.float32))
         depths.append(labels.depth[labels.valid_mask])
+        if on_labels:
+            on_labels(frame.image_rgb, labels)
+    if not points:
+        raise RecordingError("expected training frames, got none")
     everything = np.concatenate(points)
     if len(everything) == 0:
         raise RecordingError("expected valid depth in the training frames, got none")

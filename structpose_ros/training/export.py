@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from structpose_ros import contract as names
 from structpose_ros.contract import ModelContract
+from structpose_ros.map_cloud import MapCloud
 from structpose_ros.training.frames import write_atomic
 from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits
 
@@ -73,8 +74,9 @@ def export_model(
     *,
     correspondence_weighting: bool,
     images: Tensor | None = None,
+    map_cloud: MapCloud | None = None,
 ) -> Parity:
-    """Write the model file and return how well it agrees with torch.
+    """Write the model file, with `map_cloud` where there is one, and return how well it agrees with torch.
 
     `images` (N, 3, H, W), normalised, are what the two are compared on: frames of the recording, where there
     are some, else noise. On what a network has never seen its outputs may be so steep that float32 itself
@@ -99,7 +101,8 @@ def export_model(
             dynamo=False,
         )
     model = onnx.load_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(model, contract.to_metadata())
+    clouds = map_cloud.to_metadata() if map_cloud else {}
+    onnx.helper.set_model_props(model, {**contract.to_metadata(), **clouds})
     onnx.checker.check_model(model)
     content = model.SerializeToString()
     parity = measure_parity(graph, content, images, rays)

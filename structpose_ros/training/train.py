@@ -25,6 +25,7 @@ from structpose_ros import __version__
 from structpose_ros.alignment import weighted_median
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
+from structpose_ros.map_cloud import MapCloud
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training import dataset as data
@@ -32,8 +33,16 @@ from structpose_ros.training.alignment import align
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
 from structpose_ros.training.evaluate import Outcome, evaluate_frames, summarize
 from structpose_ros.training.export import Parity, export_model
-from structpose_ros.training.frames import Frame, RecordingError, handle_bad, open_recording, write_atomic
+from structpose_ros.training.frames import (
+    Frame,
+    Recording,
+    RecordingError,
+    handle_bad,
+    open_recording,
+    write_atomic,
+)
 from structpose_ros.training.losses import BatchLabels, geometry_loss, pose_loss
+from structpose_ros.training.map_cloud import MapCloudBuilder, measure_scene
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork, depth_from_logits, load_pretrained
 
 CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
@@ -94,7 +103,9 @@ class Trainer:
         for line in bad + unreadable:
             print(f"left out: {line}")
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
-        self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera)
+        builder = MapCloudBuilder()
+        self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera, builder.add)
+        self.map_cloud = builder.cloud()
         self.views = data.ViewDataset(
             frames,
             self.recording.camera,
@@ -268,12 +279,10 @@ class Trainer:
     def _origin(self) -> dict[str, Any]:
         """What the run was trained on, as plain values and tensors."""
         return {
-            "statistics": {
-                key: torch.tensor(np.asarray(value), dtype=torch.float64)
-                for key, value in vars(self.statistics).items()
-            },
+            "statistics": _as_tensors(self.statistics),
             "recording": {"name": self.recording.name, "camera": dataclasses.asdict(self.recording.camera)},
             "examples": self._examples(),
+            "map_cloud": {key: torch.from_numpy(value) for key, value in vars(self.map_cloud).items()},
         }
 
     def _examples(self) -> torch.Tensor:
@@ -287,12 +296,9 @@ class Trainer:
         if not (self.out / CHECKPOINT).is_file():
             return
         state = read_checkpoint(self.out)
-        before, now = state["statistics"], self._origin()["statistics"]
-        if not all(torch.allclose(before[key], now[key], rtol=1e-6, atol=1e-6) for key in now):
-            raise ConfigError(
-                f"expected the frames of '{state['recording']['name']}' that the run in {self.out} "
-                f"began with, got others in {self.recording.root}: choose another --out, or delete the folder"
-            )
+        _expect_same_frames(
+            state, self.statistics, self.recording, self.out, "choose another --out, or delete the folder"
+        )
         self.network.load_state_dict(state["network"])
         self.progress = Progress(**state["progress"])
         self._resumed_optimizer = state["optimizer"]
@@ -312,18 +318,24 @@ def train(config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool 
     """Train, measure on the held-out frames, and write `out`/model.onnx; returns its path."""
     trainer = Trainer(config, data_root, out, skip_bad=skip_bad)
     trainer.train()
-    parity = export_run(out, out / MODEL)
+    # Given, not only kept in the checkpoint: an earlier release may have finished this run without it.
+    parity = export_run(out, out / MODEL, map_cloud=trainer.map_cloud)
     if trainer.validation_files:
         calibration = _calibrate(trainer, out / MODEL)
-        parity = export_run(out, out / MODEL, calibration)
+        parity = export_run(out, out / MODEL, calibration, trainer.map_cloud)
         measured = ", ".join(f"{key} {value:.4g}" for key, value in calibration.validation.items())
         print(f"held-out frames: {measured}; inlier threshold {calibration.inlier_threshold:.3f} m")
     print(f"wrote {out / MODEL} (agrees with torch to {parity.worst:.1e} relative)")
     return out / MODEL
 
 
-def export_run(run: Path, path: Path, calibration: Calibration | None = None) -> Parity:
-    """Export a run's checkpoint, with what was measured on held-out frames (given, or kept in the run)."""
+def export_run(
+    run: Path, path: Path, calibration: Calibration | None = None, map_cloud: MapCloud | None = None
+) -> Parity:
+    """Export a run's checkpoint, with what was measured on held-out frames and with the map's points.
+
+    Both are given, or as the run keeps them; a run of an earlier release keeps no points.
+    """
     config = load_config(run / CONFIG)
     state = read_checkpoint(run)
     measured = run / CALIBRATION
@@ -333,6 +345,8 @@ def export_run(run: Path, path: Path, calibration: Calibration | None = None) ->
         calibration = Calibration({}, 1.0, config.alignment.inlier_threshold)
         if measured.is_file():  # that of an earlier release has no threshold
             calibration = dataclasses.replace(calibration, **json.loads(measured.read_text()))
+    if map_cloud is None and "map_cloud" in state:
+        map_cloud = MapCloud(**{key: value.numpy() for key, value in state["map_cloud"].items()})
     network = StructPoseNetwork(config.network)
     network.load_state_dict(state["network"])
     weighting = (
@@ -344,7 +358,41 @@ def export_run(run: Path, path: Path, calibration: Calibration | None = None) ->
         path,
         correspondence_weighting=weighting,
         images=data.normalize_images(state["examples"]) if "examples" in state else None,
+        map_cloud=map_cloud,
     )
+
+
+def measure_map_cloud(run: Path, data_root: Path, *, skip_bad: bool = False) -> MapCloud:
+    """Return the map's points of a run, from the recording that it was trained on.
+
+    Raises:
+        ConfigError: there is no run, or it was trained on other frames.
+        RecordingError: the recording can't be used.
+    """
+    config = load_config(run / CONFIG)
+    state = read_checkpoint(run)
+    recording = open_recording(data_root)
+    statistics, map_cloud = measure_scene(recording, config, skip_bad=skip_bad)
+    _expect_same_frames(state, statistics, recording, run, "name that recording with --data")
+    return map_cloud
+
+
+def _as_tensors(statistics: data.SceneStatistics) -> dict[str, torch.Tensor]:
+    return {
+        key: torch.tensor(np.asarray(value), dtype=torch.float64) for key, value in vars(statistics).items()
+    }
+
+
+def _expect_same_frames(
+    state: dict[str, Any], statistics: data.SceneStatistics, recording: Recording, run: Path, remedy: str
+) -> None:
+    """Raise ConfigError unless a recording measures as the one that a checkpoint was trained on."""
+    before, now = state["statistics"], _as_tensors(statistics)
+    if not all(torch.allclose(before[key], now[key], rtol=1e-6, atol=1e-6) for key in now):
+        raise ConfigError(
+            f"expected the frames of '{state['recording']['name']}' that the run in {run} "
+            f"began with, got others in {recording.root}: {remedy}"
+        )
 
 
 def read_checkpoint(run: Path) -> dict[str, Any]:
