@@ -17,7 +17,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench demo-model venv venv-test lint format lock clean distclean check-python
+.PHONY: help demo test bench demo-model docs venv venv-test lint format lock clean distclean check-python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ venv: check-python ## make .venv for the demo
 
 venv-test: check-python ## make .venv for tests, benchmarks and trainings (torch and the tools)
 	@$(PYTHON) tools/set_up.py test --torch "$(TORCH)"
+
+docs: venv-test ## write docs/parameters.md and config/relocalize.yaml from the declarations
+	@$(VENV_PYTHON) tools/parameter_docs.py
 
 lint: venv-test ## ruff and mypy
 	@$(VENV_PYTHON) -m ruff check $(wildcard $(LINTED))

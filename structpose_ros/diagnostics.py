@@ -1,11 +1,11 @@
-"""The node's health: counts, latencies and the one line that says how it is; and its diagnostics message."""
+"""The node's health: counts, rates, latencies and the one line that says how it is; and its message."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,7 +16,9 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 WINDOW = 300  # frames that the latency percentiles look back on
+RATE_WINDOW = 5.0  # seconds that the rates look back on
 IMAGE_TIMEOUT = 2.0  # seconds without an image that are worth a warning
+COUNTS = ("received", "processed", "accepted", "rejected", "dropped", "skipped")
 
 
 class Level(Enum):
@@ -35,72 +37,113 @@ class Condition:
     reason: str
     message: str
 
+    @staticmethod
+    def of(level: Level, reason: str, detail: str) -> Condition:
+        """Return a condition whose line begins with its reason."""
+        return Condition(level, reason, f"{reason}: {detail}")
+
+
+class _Rate:
+    """How often something happens."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=1000)
+
+    def happened(self) -> None:
+        self._times.append(time.monotonic())
+
+    def per_second(self) -> float:
+        since = time.monotonic() - RATE_WINDOW
+        recent = [at for at in self._times if at > since]
+        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+
 
 class Health:
-    """What happened so far. Thread-safe: the callbacks and the worker write, diagnostics reads."""
+    """What happened so far. Thread-safe: the callbacks and the worker write, diagnostics reads.
 
-    def __init__(self, image_topic: str, model_path: str) -> None:
+    image_hint: asked for what may be wrong while no image comes.
+    """
+
+    def __init__(self, image_topic: str, image_hint: Callable[[], str] = lambda: "") -> None:
         self._lock = threading.Lock()
         self._image_topic = image_topic
-        self._model = {"model_path": model_path, "model_sha256": "", "provider": ""}
-        self._state = "unconfigured"
+        self._image_hint = image_hint
+        self._values = dict.fromkeys(("model_path", "model_sha256", "provider"), "")
+        self._values["camera_info"] = "none yet"
+        self._lifecycle = "unconfigured"
+        self._since = time.monotonic()
         self._fault: Condition | None = None
+        self._idle: Condition | None = None
         self._last_frame: Condition | None = None
         self._last_reject: tuple[str, str] = ("", "")
-        self._counts = dict.fromkeys(("received", "processed", "accepted", "rejected", "dropped"), 0)
+        self._counts = dict.fromkeys(COUNTS, 0)
+        self._rates = {"image": _Rate(), "camera_info": _Rate(), "pose": _Rate()}
         self._latencies: dict[str, deque[float]] = {}
         self._image_at: float | None = None
         self._pose_at: float | None = None
-        self._camera_info = "none yet"
 
-    def enter(self, state: str, fault: Condition | None = None) -> None:
+    def enter(self, lifecycle: str, fault: Condition | None = None) -> None:
         """Note the lifecycle state, and what keeps the node from the next one."""
         with self._lock:
-            self._state = state
+            self._lifecycle = lifecycle
+            self._since = time.monotonic()
             self._fault = fault
             self._last_frame = None
             self._image_at = None
 
-    def model_loaded(self, sha256: str, provider: str) -> None:
-        """Note what runs."""
+    def note(self, key: str, value: str) -> None:
+        """Note a value for diagnostics."""
         with self._lock:
-            self._model |= {"model_sha256": sha256, "provider": provider}
+            self._values[key] = value
+
+    def idle(self, condition: Condition | None) -> None:
+        """Note why images are not worked on although the node is active; None: they are."""
+        with self._lock:
+            self._idle = condition
 
     def received(self) -> None:
         """Count an image that arrived."""
         with self._lock:
             self._counts["received"] += 1
+            self._rates["image"].happened()
             self._image_at = time.monotonic()
+
+    def camera_info_received(self) -> None:
+        """Count a CameraInfo that arrived."""
+        with self._lock:
+            self._rates["camera_info"].happened()
 
     def dropped(self) -> None:
         """Count an image that a newer one replaced."""
         with self._lock:
             self._counts["dropped"] += 1
 
+    def skipped(self) -> None:
+        """Count an image that nobody asked to be localised: `run.max_rate`, `on_trigger`, disabled."""
+        with self._lock:
+            self._counts["skipped"] += 1
+
     def camera_info(self, matched: bool) -> None:
         """Note whether the CameraInfo had the image's stamp."""
-        with self._lock:
-            self._camera_info = "matched by stamp" if matched else "latest: none has the image's stamp"
+        self.note("camera_info", "matched by stamp" if matched else "latest: none has the image's stamp")
 
-    def accepted(self, stage_ms: Mapping[str, float], camera_info_matched: bool) -> None:
-        """Note a frame whose pose was published."""
-        if camera_info_matched:
-            condition = Condition(Level.OK, "localized", "localized")
-        else:
-            condition = Condition(
-                Level.WARN,
-                "camera_info_unmatched",
-                "localized with the latest CameraInfo: expected one with the image's stamp",
-            )
+    def accepted(
+        self, stage_ms: Mapping[str, float], confidence: float, complaints: Sequence[Condition] = ()
+    ) -> None:
+        """Note a frame whose pose was published; the worst of `complaints` is what is said of it."""
+        fine = Condition(Level.OK, "localized", "localized")
         with self._lock:
-            self._processed("accepted", condition)
+            worst = max(complaints, key=lambda item: int.from_bytes(item.level.value, "big"), default=fine)
+            self._processed("accepted", worst)
             self._pose_at = time.monotonic()
+            self._rates["pose"].happened()
+            self._values["confidence"] = f"{confidence:.3f}"
             self._time(stage_ms)
 
     def rejected(self, reason: str, detail: str, level: Level, stage_ms: Mapping[str, float]) -> None:
         """Note a frame that gave no pose."""
         with self._lock:
-            self._processed("rejected", Condition(level, reason, f"{reason}: {detail}"))
+            self._processed("rejected", Condition.of(level, reason, detail))
             self._last_reject = (reason, detail)
             self._time(stage_ms)
 
@@ -112,15 +155,16 @@ class Health:
     def report(self) -> tuple[Condition, dict[str, str]]:
         """Return how the node is now, and everything known, as diagnostics' keys and values."""
         with self._lock:
-            values = {"state": self._state}
+            values = {"lifecycle": self._lifecycle}
             values |= {"last_reject_reason": self._last_reject[0], "last_reject_detail": self._last_reject[1]}
             values |= {f"frames_{name}": str(count) for name, count in self._counts.items()}
+            values |= {f"{name}_rate_hz": f"{rate.per_second():.1f}" for name, rate in self._rates.items()}
             for stage, window in self._latencies.items():
                 p50, p95, p99 = np.percentile(list(window), (50, 95, 99))
                 values[f"latency_{stage}_ms"] = f"p50={p50:.2f} p95={p95:.2f} p99={p99:.2f}"
             age = "" if self._pose_at is None else f"{time.monotonic() - self._pose_at:.2f}"
-            values |= {"last_pose_age_s": age, "camera_info": self._camera_info}
-            return self._condition(), values | self._model
+            values["last_pose_age_s"] = age
+            return self._condition(), values | self._values
 
     def _processed(self, verdict: str, condition: Condition) -> None:
         self._counts["processed"] += 1
@@ -134,16 +178,25 @@ class Health:
     def _condition(self) -> Condition:
         if self._fault is not None:
             return self._fault
-        if self._state != "active":
-            return Condition(Level.WARN, self._state, f"{self._state}: not localizing")
-        if self._image_at is None:
-            return Condition(
-                Level.WARN, "no_image", f"no_image: expected images on {self._image_topic}, got none yet"
-            )
-        silence = time.monotonic() - self._image_at
-        if silence > IMAGE_TIMEOUT:
-            line = f"no_image: expected images on {self._image_topic}, got none for {silence:.1f} s"
-            return Condition(Level.WARN, "no_image", line)
+        if self._lifecycle == "configuring":
+            seconds = time.monotonic() - self._since
+            return Condition.of(Level.WARN, "configuring", f"loading the model for {seconds:.0f} s")
+        if self._lifecycle != "active":
+            return Condition.of(Level.WARN, self._lifecycle, "not localizing")
+        if self._idle is not None and self._idle.level is not Level.OK:
+            return self._idle
+        return self._silence() or self._idle or self._of_last_frame()
+
+    def _silence(self) -> Condition | None:
+        silence = None if self._image_at is None else time.monotonic() - self._image_at
+        if silence is not None and silence <= IMAGE_TIMEOUT:
+            return None
+        since = "none yet" if silence is None else f"none for {silence:.1f} s"
+        hint = self._image_hint()
+        line = f"expected images on {self._image_topic}, got {since}{': ' if hint else ''}{hint}"
+        return Condition.of(Level.WARN, "no_image", line)
+
+    def _of_last_frame(self) -> Condition:
         return self._last_frame or Condition(Level.OK, "first_image", "working on the first image")
 
 

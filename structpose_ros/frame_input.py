@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from structpose_ros.camera import Camera, CameraError
-from structpose_ros.messages import (
+from structpose_ros.gate import RejectReason
+from structpose_ros.image_messages import (
     ImageMessageError,
-    camera_from_info,
+    image_rgb_from_compressed,
     image_rgb_from_message,
-    nanoseconds_from_stamp,
 )
+from structpose_ros.messages import camera_from_info, nanoseconds_from_stamp
+from structpose_ros.settings import Settings
+
+REORDERING = 0.5  # seconds; a stamp that lies further back means that time itself was set back
 
 
-class InputReason(Enum):
-    """Why a frame was refused before any pose was tried; in diagnostics, beside `RejectReason`."""
+class FrameRejectedError(ValueError):
+    """A frame that gives no pose; the message says what was expected and what came."""
 
-    BAD_IMAGE = "bad_image"
-    NO_CAMERA_INFO = "no_camera_info"
-    BAD_CAMERA_INFO = "bad_camera_info"
-    SIZE_MISMATCH = "size_mismatch"
-    BAD_FRAME_ID = "bad_frame_id"
-
-
-class InputError(ValueError):
-    """A frame that can't be used; the message says what was expected and what came."""
-
-    def __init__(self, reason: InputReason, message: str) -> None:
+    def __init__(self, reason: RejectReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TimeWentBackError(Exception):
+    """The stamps began anew: a bag plays again, or a simulation was reset. The frame itself is fine."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,44 @@ class FrameInput:
     image_rgb: npt.NDArray[np.uint8]
     camera: Camera
     matched: bool
+
+
+class StampOrder:
+    """Sees to it that no frame is older than one before it. For one thread."""
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+
+    def check(self, stamp: Time, now_ns: int, max_age: float) -> None:
+        """Take in the stamp of the next frame; `now_ns` is the node's time and `max_age` in seconds, 0: any.
+
+        Raises:
+            FrameRejectedError: `bad_stamp`, `out_of_order`, `too_old` or `from_future`.
+            TimeWentBackError: once when stamps begin anew; the next check of the same stamp passes.
+        """
+        stamp_ns = nanoseconds_from_stamp(stamp)
+        if stamp_ns == 0:
+            raise FrameRejectedError(RejectReason.BAD_STAMP, "expected an image with a stamp, got 0")
+        back = (self._last_ns - stamp_ns) * 1e-9
+        if back > REORDERING:
+            self._last_ns = 0
+            raise TimeWentBackError(f"the images' stamps went back by {back:.1f} s")
+        if back >= 0 and self._last_ns:
+            raise FrameRejectedError(
+                RejectReason.OUT_OF_ORDER,
+                f"expected a stamp after that of the image before, got one {back:.3f} s before it",
+            )
+        age = (now_ns - stamp_ns) * 1e-9
+        if max_age and age > max_age:
+            raise FrameRejectedError(
+                RejectReason.TOO_OLD, f"expected an image of at most {max_age:g} s, got one of {age:.1f} s"
+            )
+        if max_age and -age > max_age:
+            raise FrameRejectedError(
+                RejectReason.FROM_FUTURE,
+                f"expected a stamp at most {max_age:g} s ahead of the clock, got one {-age:.1f} s ahead",
+            )
+        self._last_ns = stamp_ns
 
 
 class CameraInfos:
@@ -85,42 +120,47 @@ class CameraInfos:
             return (self._latest, False) if matching is None else (matching, True)
 
 
-def read_frame(message: Image, camera_infos: CameraInfos) -> FrameInput:
+def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, rectified: bool) -> FrameInput:
     """Return the frame's pixels and camera.
 
     Raises:
-        InputError: the image or its CameraInfo is not usable, or they don't belong together.
+        FrameRejectedError: the image or its CameraInfo is not usable, or they don't belong together.
     """
     try:
-        image_rgb = image_rgb_from_message(message)
+        if isinstance(message, CompressedImage):
+            image_rgb = image_rgb_from_compressed(message)
+        else:
+            image_rgb = image_rgb_from_message(message)
     except ImageMessageError as error:
-        raise InputError(InputReason.BAD_IMAGE, str(error)) from error
+        raise FrameRejectedError(RejectReason.BAD_IMAGE, str(error)) from error
     info, matched = camera_infos.find(message.header.stamp)
     if info is None:
-        raise InputError(InputReason.NO_CAMERA_INFO, "expected a CameraInfo with the images, got none yet")
+        raise FrameRejectedError(
+            RejectReason.NO_CAMERA_INFO, "expected a CameraInfo with the images, got none yet"
+        )
     try:
         camera = camera_from_info(info)
     except CameraError as error:
-        raise InputError(InputReason.BAD_CAMERA_INFO, str(error)) from error
+        raise FrameRejectedError(RejectReason.BAD_CAMERA_INFO, str(error)) from error
     if image_rgb.shape[:2] != (camera.height, camera.width):
-        raise InputError(
-            InputReason.SIZE_MISMATCH,
+        raise FrameRejectedError(
+            RejectReason.SIZE_MISMATCH,
             f"expected an image of {camera.width}x{camera.height} as its CameraInfo says, "
             f"got {image_rgb.shape[1]}x{image_rgb.shape[0]}",
         )
     return FrameInput(image_rgb, camera, matched)
 
 
-def camera_frame_of(message: Image, camera_frame: str, map_frame: str) -> str:
-    """Return the camera's TF frame: `camera_frame`, or the image header's where that is empty.
+def camera_frame_of(message: Image | CompressedImage, settings: Settings) -> str:
+    """Return the camera's TF frame: `frames.camera_frame`, or the image header's where that is empty.
 
     Raises:
-        InputError: there is none, or it is the map's.
+        FrameRejectedError: there is none, or it is the frame of something else.
     """
-    frame = camera_frame or message.header.frame_id
-    if not frame or frame == map_frame:
-        raise InputError(
-            InputReason.BAD_FRAME_ID,
+    frame = settings.camera_frame or message.header.frame_id.lstrip("/")
+    if not frame or frame in (settings.map_frame, settings.odom_frame):
+        raise FrameRejectedError(
+            RejectReason.BAD_FRAME_ID,
             f"expected the camera's frame in the image header or in 'frames.camera_frame', got '{frame}'",
         )
     return frame

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
 from structpose_ros.alignment import AlignmentFailure, PoseEstimate, weighted_median
 from structpose_ros.contract import ModelContract
+from structpose_ros.geometry import rotation_vector
 
 
 class RejectReason(Enum):
-    """Why a frame gave no pose. The values stand in diagnostics and reports."""
+    """Why a frame gave no pose. The values stand in diagnostics and reports.
+
+    The first group is refused before any pose is tried, the second by `align`, the third by `judge`, the last
+    by what the node knows besides: earlier poses, a trigger's prior.
+    """
+
+    BAD_IMAGE = "bad_image"
+    NO_CAMERA_INFO = "no_camera_info"
+    BAD_CAMERA_INFO = "bad_camera_info"
+    SIZE_MISMATCH = "size_mismatch"
+    BAD_FRAME_ID = "bad_frame_id"
+    BAD_STAMP = "bad_stamp"
+    OUT_OF_ORDER = "out_of_order"
+    TOO_OLD = "too_old"
+    FROM_FUTURE = "from_future"
 
     NON_FINITE = "non_finite"
     ZERO_WEIGHTS = "zero_weights"
     TOO_FEW_POINTS = "too_few_points"
     COLLINEAR = "collinear"
+
     LOW_INLIER_RATIO = "low_inlier_ratio"
     HIGH_RESIDUAL = "high_residual"
     OUTSIDE_MAP = "outside_map"
+
+    UNCONFIRMED = "unconfirmed"
+    PRIOR_MISMATCH = "prior_mismatch"
+    NO_BASE_TRANSFORM = "no_base_transform"
+    INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(frozen=True)
@@ -85,3 +108,41 @@ def judge(
 def weighted_median_residual(estimate: PoseEstimate) -> float:
     """Return the residual in metres that half of the final weight lies below."""
     return weighted_median(estimate.residuals, estimate.weights)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What somebody believes of a pose: the estimate of the same frame must fit it.
+
+    map_from_base: (4, 4). covariance: (6, 6) x y z rx ry rz about the map's axes. A component whose variance
+    is 0 is not known (RViz leaves z, roll and pitch so) and is not compared.
+    """
+
+    map_from_base: npt.NDArray[np.float64]
+    covariance: npt.NDArray[np.float64]
+
+
+def prior_disagreement(
+    prior: Prior,
+    map_from_base: npt.NDArray[np.float64],
+    covariance: npt.NDArray[np.float64],
+    sigmas: float,
+) -> str:
+    """Return the component of the pose that is furthest from the prior, in words; empty where all fit.
+
+    A component fits if it is within `sigmas` standard deviations of the difference, whose variance is that of
+    the prior plus that of the estimate, `covariance` (6, 6).
+    """
+    turned = rotation_vector(map_from_base[:3, :3] @ prior.map_from_base[:3, :3].T)
+    error = np.concatenate([map_from_base[:3, 3] - prior.map_from_base[:3, 3], turned])
+    known = np.diag(prior.covariance) > 0
+    bounds = sigmas * np.sqrt(np.diag(prior.covariance) + np.diag(covariance))
+    ratios = np.where(known, np.abs(error) / np.where(known, bounds, 1.0), 0.0)
+    worst = int(np.argmax(ratios))
+    if ratios[worst] <= 1.0:
+        return ""
+    name = ("x", "y", "z", "rx", "ry", "rz")[worst]
+    if worst < 3:
+        return f"{name} is {error[worst]:.2f} m from the prior, expected at most {bounds[worst]:.2f} m"
+    off, bound = math.degrees(error[worst]), math.degrees(bounds[worst])
+    return f"{name} is {off:.0f} deg from the prior, expected at most {bound:.0f} deg"

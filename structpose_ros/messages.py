@@ -10,17 +10,25 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, TransformStamped, Vector3
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
-from sensor_msgs_py import point_cloud2
+from geometry_msgs.msg import (
+    Point,
+    Pose,
+    PoseStamped,
+    PoseWithCovarianceStamped,
+    Quaternion,
+    Transform,
+    TransformStamped,
+    Vector3,
+)
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from structpose_ros.camera import COEFFICIENTS, Camera, CameraError
+from structpose_ros.gate import Prior
 from structpose_ros.geometry import quaternion_from_rotation, rotation_from_quaternion, transform
 
 ImageRgb = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.unsignedinteger]
-POINT_FIELDS = ("x", "y", "z", "rgb", "weight")
 
 
 class ImageMessageError(ValueError):
@@ -185,19 +193,66 @@ def camera_info_from_camera(camera: Camera, stamp: Time, frame: str) -> CameraIn
 
 
 def map_from_camera_of_pose(pose: Pose) -> npt.NDArray[np.float64]:
-    """Return the (4, 4) transform of a Pose of the camera in the map."""
+    """Return the (4, 4) transform of a Pose of the camera, or of anything else, in the map.
+
+    Raises:
+        ValueError: a position that is not finite, or a quaternion without a direction.
+    """
     q, t = pose.orientation, pose.position
+    position = [t.x, t.y, t.z]
+    if not all(map(math.isfinite, position)):
+        raise ValueError(f"expected a finite position, got {position}")
+    return transform(rotation_from_quaternion([q.x, q.y, q.z, q.w]), position)
+
+
+def target_from_source_of_transform(message: Transform) -> npt.NDArray[np.float64]:
+    """Return the (4, 4) transform that a Transform message means."""
+    q, t = message.rotation, message.translation
     return transform(rotation_from_quaternion([q.x, q.y, q.z, q.w]), [t.x, t.y, t.z])
 
 
 def pose_stamped(map_from_camera: npt.NDArray[np.float64], stamp: Time, map_frame: str) -> PoseStamped:
     """Return the pose of the camera in the map."""
-    moved = _transform(map_from_camera)
+    return PoseStamped(header=Header(stamp=stamp, frame_id=map_frame), pose=pose_of(map_from_camera))
+
+
+def pose_with_covariance_stamped(
+    map_from_base: npt.NDArray[np.float64],
+    covariance: npt.NDArray[np.float64],
+    stamp: Time,
+    map_frame: str,
+) -> PoseWithCovarianceStamped:
+    """Return the pose of the base in the map; `covariance` (6, 6) x y z rx ry rz about the map's axes."""
+    message = PoseWithCovarianceStamped(header=Header(stamp=stamp, frame_id=map_frame))
+    message.pose.pose = pose_of(map_from_base)
+    message.pose.covariance = covariance.reshape(-1).tolist()
+    return message
+
+
+def prior_from_message(message: PoseWithCovarianceStamped, map_frame: str) -> Prior | None:
+    """Return the prior of the base's pose, None for a message without one.
+
+    An empty message, without frame and covariance, is how cuVSLAM asks for a pose (`trigger_hint`).
+
+    Raises:
+        ValueError: another frame than the map's; a pose or covariance that isn't finite; a negative variance.
+    """
+    covariance = np.array(message.pose.covariance, dtype=np.float64).reshape(6, 6)
+    if not message.header.frame_id and not covariance.any():
+        return None
+    if message.header.frame_id != map_frame:
+        raise ValueError(f"expected a prior in '{map_frame}', got one in '{message.header.frame_id}'")
+    variances = np.diag(covariance)
+    if not np.isfinite(covariance).all() or (variances < 0).any():
+        raise ValueError(f"expected finite variances of at least 0, got {variances.tolist()}")
+    return Prior(map_from_camera_of_pose(message.pose.pose), covariance)
+
+
+def pose_of(target_from_source: npt.NDArray[np.float64]) -> Pose:
+    """Return a transform as the Pose of its source frame in its target frame."""
+    moved = _transform(target_from_source)
     position = Point(x=moved.translation.x, y=moved.translation.y, z=moved.translation.z)
-    return PoseStamped(
-        header=Header(stamp=stamp, frame_id=map_frame),
-        pose=Pose(position=position, orientation=moved.rotation),
-    )
+    return Pose(position=position, orientation=moved.rotation)
 
 
 def transform_stamped(
@@ -215,29 +270,6 @@ def _transform(target_from_source: npt.NDArray[np.float64]) -> Transform:
     x, y, z = (float(value) for value in target_from_source[:3, 3])
     qx, qy, qz, qw = (float(value) for value in quaternion_from_rotation(target_from_source[:3, :3]))
     return Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-
-
-def point_cloud(
-    points: npt.NDArray[np.floating],
-    colors: npt.NDArray[np.number],
-    weights: npt.NDArray[np.floating],
-    stamp: Time,
-    frame: str,
-) -> PointCloud2:
-    """Return a cloud of points (N, 3) in metres with colours (N, 3) RGB and weights (N,), all as float32.
-
-    `rgb` holds the bytes 0 R G B of an integer as a float32, which is how PCL and RViz want it.
-    """
-    packed = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    columns = np.empty((len(points), len(POINT_FIELDS)), dtype=np.float32)
-    columns[:, :3] = points
-    columns.view(np.uint32)[:, 3] = packed
-    columns[:, 4] = weights
-    fields = [
-        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-        for index, name in enumerate(POINT_FIELDS)
-    ]
-    return point_cloud2.create_cloud(Header(stamp=stamp, frame_id=frame), fields, columns)
 
 
 def nanoseconds_from_stamp(stamp: Time) -> int:

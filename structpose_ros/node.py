@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rclpy.clock import Clock, ClockType
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import SetBool, Trigger
 
-from structpose_ros.contract import ModelFileError
+from structpose_ros.advice import NODE
 from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, Level
-from structpose_ros.frame_input import CameraInfos, InputError, camera_frame_of, read_frame
-from structpose_ros.network import OnnxNetwork, ProviderError
+from structpose_ros.frame_input import CameraInfos
+from structpose_ros.localization import Arrival, ImageMessage, Localization
+from structpose_ros.messages import prior_from_message
+from structpose_ros.model_loading import LoadingError, ModelLoading
+from structpose_ros.network import OnnxNetwork
 from structpose_ros.outputs import Outputs
-from structpose_ros.parameters import declare_settings
+from structpose_ros.parameters import ParameterError, is_middleware
+from structpose_ros.pictures import Pictures
+from structpose_ros.qos_watch import QosWatch
 from structpose_ros.relocalizer import Relocalizer
-from structpose_ros.spinning import one_line, run_node
+from structpose_ros.settings import changed_settings, declare_settings
+from structpose_ros.spinning import run_node
+from structpose_ros.throttled_log import ThrottledLog
+from structpose_ros.tracking import State, Tracker
+from structpose_ros.transforms import TransformError, Transforms
+from structpose_ros.triggers import Outcome, Triggers
 from structpose_ros.worker import NewestWorker
 
 NODE_NAME = "structpose_relocalizer"
-LOG_PERIOD = 5.0  # seconds between two log lines about the same reason
 DIAGNOSTICS_PERIOD = 1.0
+EXPIRY_PERIOD = 0.05  # seconds between two looks at the clock, for LOST and for triggers without an answer
 
 SENSOR_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -42,37 +56,70 @@ CAMERA_INFO_QOS = QoSProfile(
 )
 
 
-@dataclass(frozen=True)
-class _Arrival:
-    """An image message and when it came, in seconds of `time.perf_counter`."""
-
-    message: Image
-    at: float
-
-
 class StructposeRelocalizer(LifecycleNode):
-    """Configured: a model is loaded. Active: images are localised. Comes up by itself unless told not to."""
+    """Configured: a model is loaded. Active: images are localised. Comes up by itself unless told not to.
+
+    Spin it with several threads: a transition that loads a model, and a service that waits for a pose, each
+    take one for as long.
+    """
 
     def __init__(self, **node_options: Any) -> None:
-        """Declare the parameters and create the publishers.
+        """Declare the parameters and create publishers, services and timers.
 
         Raises:
             ParameterError: a parameter is unknown or unusable.
         """
         super().__init__(NODE_NAME, **node_options)
         self.settings = declare_settings(self)
-        self._health = Health(self.resolve_topic_name("image"), self.settings.model_path)
-        self._relocalizer: Relocalizer | None = None
-        self._worker: NewestWorker[_Arrival] | None = None
-        self._subscriptions_while_active: list[Any] = []
-        self._camera_infos = CameraInfos()
-        self._logged_at: dict[str, float] = {}
-        self._outputs = Outputs(self, self.settings)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        self._log = ThrottledLog(self.get_logger())
+        self._image_topic = self._topic_of_images()
+        self._health = Health(self._image_topic, self._why_no_image)
+        self._health.note("model_path", self.settings.model_path)
+        self._tracker = Tracker(self.settings.tracking)
+        self._triggers = Triggers(self._note_outcome)
+        self._transforms = Transforms(self, self.settings)
+        self._watch = QosWatch(self, self._on_qos_mismatch)
+        self._outputs = Outputs(self._watch, self.settings.map_frame)
+        self._pictures = Pictures(self._watch, self.get_clock(), self.settings.map_frame)
         self._diagnostics = DiagnosticsPublisher(self, self._health)
-        self.create_timer(DIAGNOSTICS_PERIOD, self._diagnostics.publish, clock=steady)
+        self._camera_infos = CameraInfos()
+        self._showing, self._interrupted = threading.Lock(), threading.Event()
+        self._enabled = True
+        self._taken_until = 0.0
+        self._loading: ModelLoading | None = None
+        self._relocalizer: Relocalizer | None = None
+        self._localization: Localization | None = None
+        self._worker: NewestWorker[Arrival] | None = None
+        self._subscriptions_while_active: list[Any] = []
+        self._show_state()
+        self._create_services()
+        self._create_timers()
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+    def _create_services(self) -> None:
+        waiting = MutuallyExclusiveCallbackGroup()  # who waits for a pose must not keep others from theirs
+        self.create_service(Trigger, "~/relocalize", self._on_relocalize, callback_group=waiting)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
+
+    def _create_timers(self) -> None:
+        """The node's own clock may be a simulation's and stand still; what must go on has a steady one."""
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        own, sending = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
+        self.create_timer(DIAGNOSTICS_PERIOD, self._diagnostics.publish, callback_group=own, clock=steady)
+        self.create_timer(EXPIRY_PERIOD, self._expire, callback_group=own, clock=steady)
+        if self.settings.tf_mode == "map_to_odom":
+            period = 1.0 / self.settings.tf_rate
+            self._resending = self.create_timer(period, self._resend, callback_group=sending)
+        backwards = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+        )
+        self._jumps = self.get_clock().create_jump_callback(
+            backwards, post_callback=lambda _: self._forget("the clock was set back")
+        )
         if self.settings.autostart:
-            self._autostart = self.create_timer(0.0, self._bring_up, clock=steady)
+            starting = MutuallyExclusiveCallbackGroup()
+            self._autostart = self.create_timer(0.0, self._bring_up, callback_group=starting, clock=steady)
 
     # Lifecycle. rclpy swallows what a transition raises, so none does.
 
@@ -80,41 +127,47 @@ class StructposeRelocalizer(LifecycleNode):
         """Load the model and run it once. On failure the node stays unconfigured and says why."""
         self._enter("configuring")
         settings = self.settings
-        try:
-            if not settings.model_path:
-                raise ModelFileError("expected a model file in parameter 'model.path', got ''")
-            path = Path(settings.model_path).expanduser()
-            network = OnnxNetwork(path, settings.model_provider, settings.model_threads)
-            relocalizer = Relocalizer(network, settings.gate)
-            camera = network.contract.training_camera
-            blank = np.zeros((camera.height, camera.width, 3), dtype=np.uint8)
-            relocalizer.localize(blank, camera)
-        except ModelFileError as error:
-            return self._unconfigured("bad_model", str(error))
-        except ProviderError as error:
-            return self._unconfigured("bad_provider", str(error))
-        except Exception as error:
-            return self._unconfigured("bad_model", f"expected a model that runs, got: {one_line(error)}")
-        self._relocalizer = relocalizer
-        self._health.model_loaded(network.sha256, network.provider)
-        self.get_logger().info(
-            f"model '{network.contract.dataset}' from {path}, running on {network.provider}"
+        self._loading = ModelLoading(
+            settings.model_path, settings.model_provider, settings.model_threads, settings.gate
         )
+        try:
+            self._relocalizer, network = self._loading.wait()
+        except LoadingError as error:
+            return self._unconfigured(error.reason, str(error))
+        finally:
+            self._loading = None
+        self._interrupted.wait(self._transforms.unsettled)
+        self._note_model(network)
         return self._enter("inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and listen."""
+        assert self._relocalizer is not None, "active without a model"
+        self._relocalizer.gate = self.settings.gate
         self._camera_infos = CameraInfos()
+        self._localization = Localization(
+            self.settings,
+            self._relocalizer,
+            self.get_clock(),
+            self._camera_infos,
+            self._tracker,
+            self._triggers,
+            self._transforms,
+            self._outputs,
+            self._pictures,
+            self._health,
+            self._log,
+            self._forget,
+        )
         self._worker = NewestWorker(self._process, "relocalizer")
-        self._subscriptions_while_active = [
-            self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS),
-            self.create_subscription(Image, "image", self._on_image, SENSOR_QOS),
-        ]
+        self._pictures.publish_map(getattr(self._relocalizer.network, "map_cloud", None))
+        self._subscribe()
+        self._show_idle()
         return self._enter("active")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening; the frame being worked on is finished first."""
-        self._stop()
+        self._stop("deactivated")
         return self._enter("inactive")
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -124,23 +177,44 @@ class StructposeRelocalizer(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and give everything back."""
-        self._stop()
+        self._stop("shut down")
         self._relocalizer = None
         return self._enter("finalized")
 
+    def interrupt(self) -> None:
+        """End whatever waits in a callback: the program is to end."""
+        self._interrupted.set()
+        loading = self._loading
+        if loading is not None:
+            loading.give_up()
+        self._triggers.cancel("the node is ending")
+
     def destroy_node(self) -> None:
         """Stop, then destroy the node."""
-        self._stop()
+        self.interrupt()
+        self._stop("the node is ending")
+        self._jumps.unregister()
         super().destroy_node()
 
-    def _stop(self) -> None:
+    def _subscribe(self) -> None:
+        kind = Image if self.settings.input_transport == "raw" else CompressedImage
+        group = MutuallyExclusiveCallbackGroup()
+        subscribe = self._watch.subscription
+        self._subscriptions_while_active = [
+            subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, group),
+            subscribe(kind, self._image_topic, self._on_image, SENSOR_QOS, group),
+            subscribe(PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1, group),
+        ]
+
+    def _stop(self, why: str) -> None:
         """Stop listening and end the worker, whatever the state."""
         for subscription in self._subscriptions_while_active:
             self.destroy_subscription(subscription)
         self._subscriptions_while_active = []
+        self._triggers.cancel(f"no pose: {why}")
         if self._worker is not None:
             self._worker.stop()
-            self._worker = None
+            self._worker = self._localization = None
 
     def _bring_up(self) -> None:
         self.destroy_timer(self._autostart)
@@ -153,65 +227,192 @@ class StructposeRelocalizer(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _unconfigured(self, reason: str, message: str) -> TransitionCallbackReturn:
-        self.get_logger().error(f"{reason}: {message}")
-        self._health.enter("unconfigured", Condition(Level.ERROR, reason, f"{reason}: {message}"))
+        self.get_logger().error(f"{reason}: {message} ({NODE[reason]})")
+        self._health.enter("unconfigured", Condition.of(Level.ERROR, reason, message))
         self._diagnostics.publish_if_changed()
         return TransitionCallbackReturn.FAILURE
+
+    def _note_model(self, network: OnnxNetwork) -> None:
+        name = network.contract.dataset
+        self._health.note("model_path", str(network.path))
+        self._health.note("model_sha256", network.sha256)
+        self._health.note("provider", network.provider)
+        self.get_logger().info(f"model '{name}' from {network.path}, running on {network.provider}")
 
     # Input: the callbacks only hand over, so that the newest image is always known.
 
     def _on_camera_info(self, message: CameraInfo) -> None:
+        self._health.camera_info_received()
         self._camera_infos.add(message)
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: ImageMessage) -> None:
         self._health.received()
-        if self._worker is not None and self._worker.offer(_Arrival(message, time.perf_counter())):
+        arrived = time.perf_counter()
+        worker = self._worker
+        if worker is None or not self._wanted(arrived):
+            self._health.skipped()
+        elif worker.offer(Arrival(message, arrived)):
             self._health.dropped()
 
-    # The worker's thread.
+    def _wanted(self, arrived: float) -> bool:
+        """Whether an image is to be localised, by `~/set_enabled`, `run.mode` and `run.max_rate`."""
+        settings = self.settings
+        if not self._enabled:
+            return False
+        if self._triggers.waiting():
+            return True
+        if settings.run_mode == "on_trigger" or arrived < self._taken_until:
+            return False
+        if settings.max_rate:  # from when it was due, so that the rate holds whatever the camera's is
+            self._taken_until = max(self._taken_until + 1.0 / settings.max_rate, arrived)
+        return True
 
-    def _process(self, arrival: _Arrival) -> None:
-        try:
-            self._localize(arrival)
-        except InputError as error:
-            self._reject(error.reason.value, str(error), Level.ERROR)
-        except Exception as error:
-            self._reject("internal_error", one_line(error), Level.ERROR)
+    def _process(self, arrival: Arrival) -> None:
+        """In the worker's thread."""
+        assert self._localization is not None, "active without a localization"
+        self._localization.process(arrival)
+        self._show_state()
         self._diagnostics.publish_if_changed()
 
-    def _localize(self, arrival: _Arrival) -> None:
-        assert self._relocalizer is not None, "active without a model"
-        started = time.perf_counter()
-        camera_frame = camera_frame_of(arrival.message, self.settings.camera_frame, self.settings.map_frame)
-        frame = read_frame(arrival.message, self._camera_infos)
-        self._health.camera_info(frame.matched)
-        read = time.perf_counter()
-        result = self._relocalizer.localize(frame.image_rgb, frame.camera)
-        localized = time.perf_counter()
-        if result.estimate is not None and result.decision.accepted:
-            self._outputs.publish(result, arrival.message.header, camera_frame)
-        finished = time.perf_counter()
-        stage_ms = {
-            "wait": 1e3 * (started - arrival.at),
-            "read": 1e3 * (read - started),
-            **result.stage_ms,
-            "publish": 1e3 * (finished - localized),
-            "total": 1e3 * (finished - arrival.at),
-        }
-        reason = result.decision.reject_reason
-        if reason is None:
-            self._health.accepted(stage_ms, frame.matched)
-        else:
-            self._reject(reason.value, result.decision.detail, Level.WARN, stage_ms)
+    # Requests.
 
-    def _reject(
-        self, reason: str, detail: str, level: Level, stage_ms: dict[str, float] | None = None
-    ) -> None:
-        self._health.rejected(reason, detail, level, stage_ms or {})
-        now = time.monotonic()
-        if now - self._logged_at.get(reason, -LOG_PERIOD) >= LOG_PERIOD:
-            self._logged_at[reason] = now
-            self.get_logger().warning(f"no pose: {reason}: {detail}")
+    def _on_relocalize(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        problem = self._why_not_now()
+        if problem:
+            response.success, response.message = False, problem
+            return response
+        outcome = self._triggers.ask(self.settings.trigger_timeout).wait()
+        response.success, response.message = outcome.success, outcome.message
+        return response
+
+    def _on_prior(self, message: PoseWithCovarianceStamped) -> None:
+        """Localise now, with a prior for the base's pose; the outcome goes to log and diagnostics."""
+        try:
+            prior = prior_from_message(message, self.settings.map_frame)
+        except ValueError as error:
+            self._note_outcome(Outcome(False, f"bad_prior: {error}"))
+            return
+        problem = self._why_not_now()
+        if problem:
+            self._note_outcome(Outcome(False, problem))
+            return
+        self._triggers.ask(self.settings.trigger_timeout, prior)  # an empty message asks without a prior
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._forget("asked to")
+        response.success, response.message = True, f"forgot everything: {self._tracker.state.value}"
+        return response
+
+    def _on_set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = bool(request.data)
+        if not self._enabled:
+            self._triggers.cancel("no pose: disabled")
+        self._show_idle()
+        self._diagnostics.publish_if_changed()
+        response.success, response.message = True, "enabled" if self._enabled else "disabled"
+        return response
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        values = {item.name: item.value for item in parameters if not is_middleware(item.name)}
+        configured = self._relocalizer is not None or self._loading is not None
+        try:
+            settings = changed_settings(self.settings, values, configured=configured)
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.settings = self._transforms.settings = settings
+        self._tracker.options = settings.tracking
+        if self._relocalizer is not None:
+            self._relocalizer.gate = settings.gate
+        if self._localization is not None:
+            self._localization.settings = settings
+        if settings.tf_mode == "map_to_odom":
+            self._resending.timer_period_ns = round(1e9 / settings.tf_rate)
+        self._taken_until = 0.0
+        self._health.note("model_path", settings.model_path)
+        self._show_idle()
+        return SetParametersResult(successful=True)
+
+    def _why_not_now(self) -> str:
+        """Why no request can be answered now; empty if it can."""
+        if self._worker is None:
+            return f"not active: {self._health.condition().message}"
+        return "" if self._enabled else f"disabled: {NODE['disabled']}"
+
+    def _note_outcome(self, outcome: Outcome) -> None:
+        self._health.note(
+            "last_trigger", f"{'succeeded' if outcome.success else 'failed'}: {outcome.message}"
+        )
+        if not outcome.success:
+            self._log.problem("trigger", f"trigger failed: {outcome.message}")
+
+    # State.
+
+    def _expire(self) -> None:
+        """LOST when no pose came for too long; requests end at their deadline."""
+        self._triggers.waiting()
+        before = self._tracker.state
+        state = self._tracker.expire(1e-9 * self.get_clock().now().nanoseconds)
+        if before is State.LOCALIZED and state is State.LOST:
+            reason = self._health.condition().message
+            self._log.event(f"LOST: no pose for {self.settings.lost_timeout:g} s; {reason}")
+            self._show_state()
+            self._diagnostics.publish()
+
+    def _forget(self, why: str) -> None:
+        """Begin anew: SEARCHING, with nothing kept of what came before."""
+        self._log.event(f"forgetting poses, path and transforms: {why}")
+        self._tracker.reset()
+        self._transforms.forget()
+        self._pictures.forget()
+        self._show_state()
+
+    def _show_state(self) -> None:
+        with self._showing:
+            state = self._tracker.state
+            self._health.note("state", state.value)
+            self._outputs.publish_localized(state is State.LOCALIZED)
+        if state is State.LOST and not self.settings.tf_keep_when_lost:
+            self._transforms.forget_odometry_correction()
+
+    def _show_idle(self) -> None:
+        idle = None
+        if not self._enabled:
+            idle = Condition.of(Level.WARN, "disabled", NODE["disabled"])
+        elif self.settings.run_mode == "on_trigger":
+            idle = Condition.of(Level.OK, "waiting_for_trigger", NODE["waiting_for_trigger"])
+        self._health.idle(idle)
+
+    def _resend(self) -> None:
+        try:
+            self._transforms.send_map_to_odom()
+        except TransformError as error:
+            self._log.problem(error.reason, f"no transform sent: {error.reason}: {error}")
+
+    def _on_qos_mismatch(self, topic: str, policy: str) -> None:
+        self._health.note("qos_mismatch", f"{topic}: {policy}")
+        line = f"qos_mismatch: somebody on {topic} asks for another {policy}: nothing passes between us"
+        self._log.problem(f"qos {topic}", line)
+
+    def _topic_of_images(self) -> str:
+        """The topic of raw or compressed images; compressed ones follow a remap of `image`, or their own."""
+        raw = str(self.resolve_topic_name("image"))
+        if self.settings.input_transport == "raw":
+            return raw
+        own = str(self.resolve_topic_name("image/compressed"))
+        unchanged = str(self.resolve_topic_name("image/compressed", only_expand=True))
+        return f"{raw}/compressed" if own == unchanged else own
+
+    def _why_no_image(self) -> str:
+        """What may be wrong while no image comes; asked for while there is something to complain about."""
+        publishers = self.count_publishers(self._image_topic)
+        if publishers:
+            return f"{publishers} publisher(s) there, but nothing arrives: network, or QoS"
+        raw = self.settings.input_transport == "raw"
+        other = f"{self._image_topic}/compressed" if raw else self._image_topic.removesuffix("/compressed")
+        if self.count_publishers(other):
+            transport = "compressed" if raw else "raw"
+            return f"nobody publishes there, but somebody on {other}: set input.transport to '{transport}'"
+        return f"nobody publishes there: {NODE['no_image']}"
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,48 +1,58 @@
-"""What the node publishes of an accepted frame, under the image's stamp."""
+"""What the node publishes of a pose for other programs, under the image's stamp."""
 
 from __future__ import annotations
 
-import cv2
-from geometry_msgs.msg import PoseStamped
-from rclpy.node import Node
-from sensor_msgs.msg import PointCloud2
-from std_msgs.msg import Header
-from tf2_ros import TransformBroadcaster
+import threading
 
-from structpose_ros.geometry import transform_points
-from structpose_ros.messages import point_cloud, pose_stamped, transform_stamped
-from structpose_ros.parameters import Settings
-from structpose_ros.relocalizer import Result
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Bool
+
+from structpose_ros.covariance import without_correlations
+from structpose_ros.messages import pose_stamped, pose_with_covariance_stamped
+from structpose_ros.qos_watch import QosWatch
+
+Array = npt.NDArray[np.float64]
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Outputs:
     """The publishers of a node, for as long as it lives."""
 
-    def __init__(self, node: Node, settings: Settings) -> None:
-        self._map_frame = settings.map_frame
-        self._pose = node.create_publisher(PoseStamped, "pose", 10)
-        self._points = node.create_publisher(PointCloud2, "~/points", 2)
-        self._tf = TransformBroadcaster(node) if settings.tf_mode == "map_to_camera" else None
+    def __init__(self, watch: QosWatch, map_frame: str) -> None:
+        """Create the publishers; poses are in `map_frame`."""
+        self._map_frame = map_frame
+        self._pose = watch.publisher(PoseStamped, "pose", 10)
+        self._pose_with_covariance = watch.publisher(PoseWithCovarianceStamped, "pose_with_covariance", 10)
+        self._initialpose = watch.publisher(PoseWithCovarianceStamped, "initialpose", 10)
+        self._localized = watch.publisher(Bool, "~/localized", LATCHED)
+        self._lock = threading.Lock()
+        self._last_localized: bool | None = None
 
-    def publish(self, result: Result, header: Header, camera_frame: str) -> None:
-        """Publish an accepted result; `header` is the image's. The cloud only for who listens."""
-        assert result.estimate is not None, "accepted without an estimate"
-        map_from_camera = result.estimate.map_from_camera
-        self._pose.publish(pose_stamped(map_from_camera, header.stamp, self._map_frame))
-        if self._tf is not None:
-            self._tf.sendTransform(
-                transform_stamped(map_from_camera, header.stamp, self._map_frame, camera_frame)
+    def publish_pose(self, map_from_camera: Array, stamp: Time) -> None:
+        """Publish the camera's pose."""
+        self._pose.publish(pose_stamped(map_from_camera, stamp, self._map_frame))
+
+    def publish_base(self, map_from_base: Array, covariance: Array, stamp: Time, *, hand_off: bool) -> None:
+        """Publish the base's pose with its covariance (6, 6), and as `initialpose` where it is handed off.
+
+        `initialpose` has variances only: newer AMCLs refuse a negative entry anywhere, and correlations of
+        the ground's x, y and yaw with z, roll and pitch mean nothing to them.
+        """
+        message = pose_with_covariance_stamped(map_from_base, covariance, stamp, self._map_frame)
+        self._pose_with_covariance.publish(message)
+        if hand_off:
+            variances = without_correlations(covariance)
+            self._initialpose.publish(
+                pose_with_covariance_stamped(map_from_base, variances, stamp, self._map_frame)
             )
-        if self._points.get_subscription_count() > 0:
-            self._points.publish(self._cloud(result, header))
 
-    def _cloud(self, result: Result, header: Header) -> PointCloud2:
-        """The points that the pose was solved from, where the pose puts them in the map."""
-        assert result.estimate is not None, "accepted without an estimate"
-        height, width = result.points_in_camera.shape[:2]
-        colors = cv2.resize(result.image_rgb, (width, height), interpolation=cv2.INTER_AREA).reshape(-1, 3)
-        points_in_camera = result.points_in_camera.reshape(-1, 3)
-        seen = points_in_camera[:, 2] > 0  # cells that no ray reaches have no depth
-        points_in_map = transform_points(result.estimate.map_from_camera, points_in_camera[seen])
-        weights = result.estimate.weights[seen]
-        return point_cloud(points_in_map, colors[seen], weights, header.stamp, self._map_frame)
+    def publish_localized(self, localized: bool) -> None:
+        """Publish whether the robot knows where it is, if that changed."""
+        with self._lock:
+            if localized != self._last_localized:
+                self._last_localized = localized
+                self._localized.publish(Bool(data=localized))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import signal
 import threading
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -15,10 +18,14 @@ from rclpy.signals import SignalHandlerOptions
 from structpose_ros.parameters import ParameterError
 
 EXIT_BAD_START = 2
+THREADS = 8  # of the executor: one for each thing that may wait or be slow, and some to spare
 
 
 def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = None) -> int:
-    """Make a node and spin it until SIGINT or SIGTERM; return the exit code. `name` is for its last words."""
+    """Make a node and spin it until SIGINT or SIGTERM; return the exit code. `name` is for its last words.
+
+    A node whose callbacks may wait has a method `interrupt` that ends that.
+    """
     stopping = set_by_signals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -33,42 +40,71 @@ def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = 
     return 0
 
 
-def set_by_signals() -> threading.Event:
+class Stopping:
+    """An event that a signal handler may set at any moment.
+
+    threading.Event is not that: a handler that runs while the main thread holds the event's lock waits for
+    itself, and a signal that the system hands to another thread wakes nobody up. A pipe has neither trouble.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+
+    def set(self) -> None:
+        """Let every `wait` return, now and later."""
+        with contextlib.suppress(BlockingIOError):  # full: it has been set often enough
+            os.write(self._writer, b"!")
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self.wait(0.0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, at most `timeout` seconds; return whether it is."""
+        return bool(select.select([self._reader], [], [], timeout)[0])
+
+    def wake_by_signals(self) -> None:
+        """Let a signal set it, whichever thread the system hands it to. For the main thread."""
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+
+def set_by_signals() -> Stopping:
     """Return an event that SIGINT and SIGTERM set; init rclpy with SignalHandlerOptions.NO beside it.
 
     rclpy's own handlers swallow SIGTERM while spinning, raise from clean-up at a second SIGINT, and shut the
     context down under a publisher that is in use.
     """
-    stopping = threading.Event()
+    stopping = Stopping()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
+    stopping.wake_by_signals()
     return stopping
 
 
-def _spin(node: Node, stopping: threading.Event) -> None:
+def _spin(node: Node, stopping: Stopping) -> None:
     """Spin in a thread, so that this one, the main thread, is there when Python hands it a signal."""
-    executor = SingleThreadedExecutor()
+    executor = MultiThreadedExecutor(num_threads=THREADS)
     executor.add_node(node)
-    failures: list[BaseException] = []
 
     def spin() -> None:
-        try:
-            while not stopping.is_set():
+        while not stopping.is_set() and rclpy.ok():
+            try:
                 executor.spin_once()
-        except BaseException as error:
-            failures.append(error)
-            stopping.set()
+            except Exception as error:  # of a callback: the next one may be fine, and the node stays up
+                node.get_logger().error(f"internal_error: {one_line(error)}", throttle_duration_sec=5.0)
+        stopping.set()
 
     spinner = threading.Thread(target=spin, name="executor", daemon=True)
     spinner.start()
     stopping.wait()
+    if hasattr(node, "interrupt"):
+        node.interrupt()
     executor.create_task(lambda: None)  # spin_once returns only for work
     spinner.join()
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
-    if failures:
-        raise failures[0]
 
 
 def one_line(error: BaseException) -> str:

@@ -89,6 +89,7 @@ def test_poses_over_ros_are_those_of_the_evaluation(
     out = tmp_path / "out"
     out.mkdir()
     gate = {"gate.min_inlier_ratio": "0.0", "gate.max_residual": "100.0", "gate.map_margin": "10000.0"}
+    gate["gate.consistency_frames"] = "1"
     play(model, recording, out, 5.0, "cpu", gate)
 
     stamps = dict(line.split(",") for line in (out / "stamps.csv").read_text().split())

@@ -7,10 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from model_files import contract
 
 from structpose_ros.alignment import AlignmentFailure, PoseEstimate
-from structpose_ros.gate import GateOptions, RejectReason, judge, weighted_median_residual
+from structpose_ros.gate import (
+    GateOptions,
+    Prior,
+    RejectReason,
+    judge,
+    prior_disagreement,
+    weighted_median_residual,
+)
+from structpose_ros.geometry import rotation_from_vector, transform
 
 CONTRACT = contract(map_min=(-1.0, -2.0, 0.0), map_max=(4.0, 3.0, 2.0))
 OPTIONS = GateOptions(min_inlier_ratio=0.5, max_residual=0.25, map_margin=1.0)
@@ -94,3 +104,46 @@ def test_the_camera_may_stand_on_the_border_of_the_margin(axis: int, side: int) 
 def test_options_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GateOptions(**changes)
+
+
+def placed(x: float = 0.0, yaw: float = 0.0, z: float = 0.0) -> np.ndarray:
+    return transform(rotation_from_vector([0.0, 0.0, yaw]), [x, 0.0, z])
+
+
+ESTIMATED = np.diag([0.03, 0.03, 0.03, 0.03, 0.03, 0.03]) ** 2
+
+
+def test_a_prior_bounds_each_component_by_its_own_and_the_estimates_variance() -> None:
+    prior = Prior(placed(), np.diag([0.4, 0.4, 0.4, 0.04, 0.04, 0.04]) ** 2)
+    bound = 3.0 * np.hypot(0.4, 0.03)
+    assert prior_disagreement(prior, placed(x=bound - 1e-6), ESTIMATED, 3.0) == ""
+    assert prior_disagreement(prior, placed(x=-bound - 1e-6), ESTIMATED, 3.0) == (
+        "x is -1.20 m from the prior, expected at most 1.20 m"
+    )
+    assert prior_disagreement(prior, placed(x=1.5 * bound), ESTIMATED, 5.0) == ""
+    assert prior_disagreement(prior, placed(yaw=0.16), ESTIMATED, 3.0) == (
+        "rz is 9 deg from the prior, expected at most 9 deg"
+    )
+    assert prior_disagreement(prior, placed(yaw=0.14), ESTIMATED, 3.0) == ""
+
+
+def test_the_worst_component_is_named() -> None:
+    prior = Prior(placed(), np.diag([1.0, 1.0, 0.1, 1.0, 1.0, 1.0]))
+    assert prior_disagreement(prior, placed(x=4.0, z=4.0), ESTIMATED, 3.0).startswith("z is 4.00 m")
+
+
+def test_what_a_prior_does_not_know_is_not_compared() -> None:
+    """RViz sends variances of x, y and yaw alone."""
+    variances = np.zeros((6, 6))
+    variances[0, 0] = variances[1, 1] = 0.25
+    variances[5, 5] = 0.07
+    assert prior_disagreement(Prior(placed(), variances), placed(z=30.0), ESTIMATED, 3.0) == ""
+    assert prior_disagreement(Prior(placed(), variances), placed(x=3.0), ESTIMATED, 3.0) != ""
+    assert prior_disagreement(Prior(placed(), np.zeros((6, 6))), placed(x=3.0), ESTIMATED, 3.0) == ""
+
+
+@given(turn=st.floats(-3.1, 3.1), offset=st.floats(-0.1, 0.1))
+def test_a_prior_compares_rotations_where_they_wrap(turn: float, offset: float) -> None:
+    prior = Prior(placed(yaw=turn), np.diag([1.0] * 3 + [0.05**2] * 3))
+    away = prior_disagreement(prior, placed(yaw=turn + offset), np.zeros((6, 6)), 1.0)
+    assert (away == "") == (abs(offset) <= 0.05) or abs(abs(offset) - 0.05) < 1e-9

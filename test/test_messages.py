@@ -19,7 +19,7 @@ from ros_helpers import camera_info_message
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from sensor_msgs_py import point_cloud2
 
-from structpose_ros import messages
+from structpose_ros import messages, picture_messages
 from structpose_ros.camera import Camera, CameraError, resize_image
 from structpose_ros.geometry import rotation_from_quaternion, rotation_from_vector, transform
 from structpose_ros.messages import ImageMessageError, camera_from_info, image_rgb_from_message
@@ -346,7 +346,7 @@ def test_a_point_cloud_holds_points_colours_and_weights() -> None:
     points = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]])
     colors = np.array([[255, 128, 1], [0, 0, 0]], np.uint8)
     stamp = messages.stamp_from_seconds(3.0)
-    cloud = messages.point_cloud(points, colors, np.array([0.25, 1.0]), stamp, "map")
+    cloud = picture_messages.point_cloud(points, colors, np.array([0.25, 1.0]), stamp, "map")
     assert [(field.name, field.offset, field.datatype) for field in cloud.fields] == [
         ("x", 0, 7),
         ("y", 4, 7),
@@ -359,7 +359,9 @@ def test_a_point_cloud_holds_points_colours_and_weights() -> None:
     np.testing.assert_array_equal(np.stack([read["x"], read["y"], read["z"]], axis=-1), points)
     np.testing.assert_array_equal(np.ascontiguousarray(read["rgb"]).view(np.uint32), [0xFF8001, 0])
     np.testing.assert_array_equal(read["weight"], [0.25, 1.0])
-    empty = messages.point_cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8), np.empty(0), stamp, "map")
+    empty = picture_messages.point_cloud(
+        np.empty((0, 3)), np.empty((0, 3), np.uint8), np.empty(0), stamp, "map"
+    )
     assert empty.width == 0
 
 

@@ -45,6 +45,13 @@ from structpose_ros.worker import NewestWorker
 
 Start = Callable[..., NodeProcess]
 MAP_FROM_CAMERA = transform(rotation_from_vector([0.3, -1.1, 0.7]), [2.5, -1.25, 0.75])
+# A camera by itself, each of whose poses counts.
+ONE_CAMERA = {
+    "model.provider": "cpu",
+    "model.threads": 1,
+    "frames.base_frame": "''",
+    "gate.consistency_frames": 1,
+}
 POINTS_TOPIC = "/structpose_relocalizer/points"
 
 
@@ -100,9 +107,7 @@ def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
 
     def starter(**parameters: object) -> NodeProcess:
         log = tmp_path / f"node{len(started)}.log"
-        started.append(
-            NodeProcess(domain, log, **{"model.provider": "cpu", "model.threads": 1, **parameters})
-        )
+        started.append(NodeProcess(domain, log, **{**ONE_CAMERA, **parameters}))
         return started[-1]
 
     yield starter
@@ -268,7 +273,7 @@ def test_diagnostics_say_what_runs(peer: Peer, start: Start, model: Path) -> Non
     peer.wait(lambda: len(peer.diagnostics) >= seen + 3, "diagnostics every second")
     values = peer.values()
     assert peer.diagnostics[-1].name == "/structpose_relocalizer: localization"
-    assert values["state"] == "active"
+    assert values["lifecycle"] == "active"
     assert values["provider"] == "cpu"
     assert values["model_path"] == str(model)
     assert values["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
@@ -322,7 +327,7 @@ def test_an_unusable_model_file_is_named_and_the_node_stays_up(
     status = peer.wait_for_reason("bad_model")
     assert status.level == b"\x02"
     assert line in status.message
-    assert peer.values()["state"] == "unconfigured"
+    assert peer.values()["lifecycle"] == "unconfigured"
     assert sum(line in logged for logged in process.log.splitlines()) == 1
     model.write_bytes(content)
     assert change_state(peer, Transition.TRANSITION_CONFIGURE)
@@ -347,7 +352,10 @@ def test_a_provider_that_cannot_run_is_named(peer: Peer, start: Start, model: Pa
         ({"gate.max_residual": -1.0}, "'gate.max_residual': expected a number from 0.001 to 100 m, got -1.0"),
         ({"gate.max_residul": 0.1}, "'gate.max_residul': unknown, expected one of autostart, "),
         ({"model.threads": "many"}, "'model.threads': expected an integer from 0 to 256 threads, got 'many'"),
-        ({"tf.mode": "map"}, "'tf.mode': expected one of 'map_to_camera', 'none', got 'map'"),
+        (
+            {"tf.mode": "map"},
+            "'tf.mode': expected one of 'map_to_camera', 'map_to_odom', 'map_to_base', 'none', got 'map'",
+        ),
     ],
 )
 def test_a_bad_parameter_stops_the_start(start: Start, parameters: dict[str, object], line: str) -> None:

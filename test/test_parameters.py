@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from rclpy.parameter import Parameter as RosParameter
 from ros_helpers import next_domain, ros_context
 
 from structpose_ros.gate import GateOptions
-from structpose_ros.parameters import PARAMETERS, ParameterError, Settings, declare_settings, settings_from
+from structpose_ros.parameters import Changes, ParameterError
+from structpose_ros.settings import PARAMETERS, Settings, changed_settings, declare_settings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,8 +82,24 @@ def test_a_whole_number_serves_as_a_fraction() -> None:
         ({"autostart": "yes"}, "'autostart': expected true or false, got 'yes'"),
         ({"model.path": 3}, "'model.path': expected a string, got 3"),
         ({"model.path": ["a"]}, "'model.path': expected a string, got ['a']"),
-        ({"model.pth": "a"}, "'model.pth': unknown, expected one of autostart, frames.camera_frame, "),
+        ({"model.pth": "a"}, "'model.pth': unknown, expected one of autostart, covariance.diagonal, "),
         ({"frames.map_frame": ""}, "'frames.map_frame': expected a frame name, got ''"),
+        ({"frames.base_frame": "/base"}, "'frames.base_frame': expected a TF frame without a leading slash"),
+        (
+            {"tf.mode": "map_to_odom", "frames.odom_frame": ""},
+            "'frames.odom_frame': expected a frame name for tf.mode 'map_to_odom', got ''",
+        ),
+        (
+            {"tf.mode": "map_to_base", "frames.base_frame": ""},
+            "'frames.base_frame': expected a frame name for tf.mode 'map_to_base', got ''",
+        ),
+        (
+            {"frames.base_frame": "odom"},
+            "'frames.base_frame': expected another frame than 'frames.odom_frame', got 'odom' for both",
+        ),
+        ({"run.mode": "once"}, "'run.mode': expected one of 'continuous', 'on_trigger', got 'once'"),
+        ({"gate.consistency_frames": 0}, "expected an integer from 1 to 100 poses, got 0"),
+        ({"run.lost_timeout": 0.0}, "expected a number from 0.1 to 3600 s, got 0.0"),
         (
             {"frames.camera_frame": "map"},
             "expected another frame than 'frames.map_frame', got 'map' for both",
@@ -104,7 +122,7 @@ def test_overrides_reach_the_settings_and_the_parameters(context: Context) -> No
         described = node.describe_parameter(row.name)
         assert type(declared.value) is type(row.default)
         assert described.description.startswith(row.description)
-        assert described.read_only
+        assert described.read_only == (row.changes is Changes.NEVER)
         assert row.expectation in described.additional_constraints
         ranges = [*described.floating_point_range, *described.integer_range]
         assert [(item.from_value, item.to_value) for item in ranges] == (
@@ -125,13 +143,27 @@ def test_what_ros_itself_reads_is_no_unknown_parameter(context: Context) -> None
     node.destroy_node()
 
 
-def test_a_running_node_refuses_changes(context: Context) -> None:
+def test_what_is_fixed_at_start_is_read_only(context: Context) -> None:
     node = node_with(context)
     declare_settings(node)
-    (answer,) = node.set_parameters([RosParameter("gate.max_residual", value=0.5)])
+    (answer,) = node.set_parameters([RosParameter("tf.mode", value="none")])
     assert not answer.successful
     assert "read-only" in answer.reason
     node.destroy_node()
+
+
+def test_changes_are_checked_as_at_start_and_by_when_they_may_come() -> None:
+    before = settings_from({"gate.max_residual": 0.5})
+    after = changed_settings(before, {"gate.map_margin": 2, "run.mode": "on_trigger"}, configured=True)
+    assert (after.max_residual, after.map_margin, after.run_mode) == (0.5, 2.0, "on_trigger")
+    assert before.map_margin == GateOptions.map_margin
+    with pytest.raises(ParameterError, match="expected a number from 0 to 10000 m, got -1"):
+        changed_settings(before, {"gate.map_margin": -1}, configured=True)
+    with pytest.raises(ParameterError, match="'tf.mode': expected to be set at start only, got a change"):
+        changed_settings(before, {"tf.mode": "none"}, configured=False)
+    with pytest.raises(ParameterError, match="'model.path': expected the node to be unconfigured"):
+        changed_settings(before, {"model.path": "b.onnx"}, configured=True)
+    assert changed_settings(before, {"model.path": "b.onnx"}, configured=False).model_path == "b.onnx"
 
 
 def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -142,12 +174,20 @@ def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def test_the_params_file_holds_every_default() -> None:
-    """One definition per fact, so the file is checked against it; each value has its description above it."""
-    path = ROOT / "config" / "relocalize.yaml"
-    (of_node,) = yaml.safe_load(path.read_text()).values()
+    (of_node,) = yaml.safe_load((ROOT / "config" / "relocalize.yaml").read_text()).values()
     assert flattened(of_node["ros__parameters"]) == {row.name: row.default for row in PARAMETERS}
-    comments = [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("#")]
-    assert len(comments) == len(PARAMETERS) + 1
+
+
+def test_what_is_written_from_the_declarations_is_up_to_date() -> None:
+    """One definition per fact: after a change of a parameter, `make docs` writes both files anew."""
+    spec = importlib.util.spec_from_file_location("parameter_docs", ROOT / "tools" / "parameter_docs.py")
+    assert spec is not None and spec.loader is not None
+    docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docs)
+    assert docs.TABLE.read_text() == docs.table()
+    assert docs.VALUES.read_text() == docs.values()
+    for row in PARAMETERS:
+        assert f"| `{row.name}` |" in docs.table()
 
 
 @pytest.mark.parametrize("namespace", ["", "/robot1", "/fleet/robot1"])

@@ -22,6 +22,7 @@ from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
 START_DEADLINE = 60.0  # seconds for the node to load its model and be discovered
+ALONE = {"frames.base_frame": "''", "frames.odom_frame": "''"}  # a camera that no robot carries
 DRAIN = 1.0  # seconds for the last poses to arrive
 
 
@@ -72,7 +73,7 @@ def play(
     `out`, and the logs of all three.
     """
     python = [sys.executable, "-m"]
-    given = {"model.path": str(model.resolve()), "model.provider": provider, **(parameters or {})}
+    given = {"model.path": str(model.resolve()), "model.provider": provider, **ALONE, **(parameters or {})}
     assignments = [part for name, value in given.items() for part in ("-p", f"{name}:={value}")]
     recorded = out / "recorded.json"
     recorded.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ import array
 import itertools
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from structpose_ros.camera import Camera
 from structpose_ros.demo import positive
 from structpose_ros.messages import camera_info_from_camera
-from structpose_ros.spinning import set_by_signals
+from structpose_ros.spinning import Stopping, set_by_signals
 from structpose_ros.training.frames import (
     FrameFiles,
     RecordingError,
@@ -103,9 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _play(
-    node: DemoCamera, files: Iterable[FrameFiles], period: float, stopping: threading.Event
-) -> list[str]:
+def _play(node: DemoCamera, files: Iterable[FrameFiles], period: float, stopping: Stopping) -> list[str]:
     """Play frames until `stopping`; returns `frame,stamp_ns` lines.
 
     The schedule is absolute, so that a late frame does not delay those after it.
