@@ -41,7 +41,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (SHARE, ["package.xml"]),
         shared("launch", "*.launch.py"),
-        shared("config", "*.yaml", "*.rviz", "*.xml"),
+        shared("config", "*.yaml", "*.rviz", "*.json", "*.xml"),
         shared("config/training", "*.yaml"),
         shared("models", "*.*"),
     ],
@@ -69,5 +69,8 @@ setup(
             "demo_camera = structpose_ros.demo.camera:main",
             "demo_recorder = structpose_ros.demo.recorder:main",
         ],
+        # `ros2 doctor` finds these; without it nothing imports them.
+        "ros2doctor.checks": ["StructposeCheck = structpose_ros.doctor:StructposeCheck"],
+        "ros2doctor.report": ["StructposeReport = structpose_ros.doctor:StructposeReport"],
     },
 )

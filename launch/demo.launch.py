@@ -1,13 +1,15 @@
 """Play the bundled demo room as a camera into the relocalizer and show the result in RViz.
 
 ros2 launch structpose_ros demo.launch.py
+
+Without a display: rviz:=false. The arguments of relocalize.launch.py work here too.
 """
 
 import os
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -32,6 +34,7 @@ def generate_launch_description() -> LaunchDescription:
         remappings=[("image", "/demo_camera/image"), ("camera_info", "/demo_camera/camera_info")],
         additional_env=profile,
         output="screen",
+        on_exit=Shutdown(reason="the demo camera ended"),
     )
     relocalizer = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "relocalize.launch.py")),
@@ -39,6 +42,9 @@ def generate_launch_description() -> LaunchDescription:
             "model": LaunchConfiguration("model"),
             "image": "/demo_camera/image",
             "rviz": LaunchConfiguration("rviz"),
+            # The camera flies through the room by itself.
+            "odom_frame": "none",
+            "base_frame": "none",
         }.items(),
     )
     return LaunchDescription(
