@@ -132,7 +132,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         value["transport"] = "compressed"
     value["camera_info"] = value["camera_info"] or _beside(value["image"], "camera_info")
     parameters = _parameters(value)
-    sim_time = {name: parameters[name] for name in ("use_sim_time",) if name in parameters}
+    sim_time = {"use_sim_time": parameters["use_sim_time"]} if value["use_sim_time"] else {}
     nodes = []
     if _boolean(value, "lifecycle_manager"):
         nodes.append(_lifecycle_manager(value["namespace"], parameters.get("autostart", True), sim_time))
