@@ -292,13 +292,9 @@ def test_the_others_take_the_pose_as_it_stands() -> None:
     assert autoware_ekf_reads(message).refused
 
 
-def test_the_documents_relays_change_what_they_say() -> None:
-    """One keeps the diagonal of the covariance, the other names the base."""
+def test_the_documents_relay_changes_what_it_says() -> None:
+    """It names the base."""
     message = pose_message(MAP_FROM_BASE, correlated())
-    diagonal = relayed(message, "/initialpose")
-    assert diagonal.header == message.header
-    np.testing.assert_array_equal(pose_of(diagonal), pose_of(message))
-    np.testing.assert_array_equal(covariance_of(diagonal), np.diag(np.diag(correlated())))
     named = relayed(message, "/rtabmap/global_pose")
     assert (named.header.frame_id, stamp_of(named)) == (BASE, STAMP)
     assert named.pose == message.pose
@@ -323,6 +319,7 @@ class Consumed:
     stamps: list[int]
     pose_with_covariance: PoseWithCovarianceStamped
     initialpose: PoseWithCovarianceStamped
+    diagonal: bool
 
 
 class Robot(Peer):
@@ -387,7 +384,7 @@ def write_uncertain_model(path: Path) -> Path:
 
 
 @contextmanager
-def running(folder: Path, handoff: str) -> Iterator[Robot]:
+def running(folder: Path, handoff: str, diagonal: bool = False) -> Iterator[Robot]:
     """The node with a hand-off mode, and the robot that it runs on."""
     domain = next_domain()
     parameters = {
@@ -398,6 +395,7 @@ def running(folder: Path, handoff: str) -> Iterator[Robot]:
         "handoff.mode": handoff,
         "covariance.floor_position": FLOOR_POSITION,
         "covariance.floor_rotation": FLOOR_ROTATION,
+        "covariance.diagonal": diagonal,
     }
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -415,8 +413,12 @@ def running(folder: Path, handoff: str) -> Iterator[Robot]:
 
 @pytest.fixture(scope="module", params=["once_per_trigger", "on_lost"])
 def consumed_messages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Consumed:
-    """What arrives where the node hands off after a trigger, or as soon as it knows where it is."""
-    with running(tmp_path_factory.mktemp("consumers"), request.param) as robot:
+    """What arrives where the node hands off after a trigger, or as soon as it knows where it is.
+
+    The latter with `covariance.diagonal`.
+    """
+    diagonal = request.param == "on_lost"
+    with running(tmp_path_factory.mktemp("consumers"), request.param, diagonal) as robot:
         robot.drive_until(lambda: robot.bases, "a pose of the base")
         if request.param == "once_per_trigger":
             assert not robot.seeds, "handed off without a trigger"
@@ -427,7 +429,7 @@ def consumed_messages(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
             assert future.result().success, future.result().message
         robot.drive_until(lambda: robot.seeds, "initialpose")
         assert len(robot.seeds) == 1, "handed off more than once"
-        return Consumed(robot.sent, robot.bases[-1], robot.seeds[0])
+        return Consumed(robot.sent, robot.bases[-1], robot.seeds[0], diagonal)
 
 
 @pytest.fixture(params=["pose_with_covariance", "initialpose"])
@@ -456,24 +458,26 @@ def test_the_covariance_can_be_inverted_and_has_the_floors(message: PoseWithCova
 
 
 @pytest.mark.parametrize("signs_matter", [False, True])
-def test_amcl_puts_the_robot_where_it_is_now(message: PoseWithCovarianceStamped, signs_matter: bool) -> None:
-    """The particles spread by the covariance, moved on since the image; today's AMCL needs a relay."""
+def test_amcl_puts_the_robot_where_it_is_now(consumed_messages: Consumed, signs_matter: bool) -> None:
+    """The particles spread by the covariance, moved on since the image; no entry is negative."""
+    message = consumed_messages.initialpose
     at = stamp_of(message)
-    taken = relayed(message, "/initialpose") if signs_matter else message
-    reading = amcl_reads(taken, robot_tf(moves_at=at + 1), at + 1, signs_matter=signs_matter)
+    reading = amcl_reads(message, robot_tf(moves_at=at + 1), at + 1, signs_matter=signs_matter)
     assert not reading.warnings
     assert_pose(reading, MAP_FROM_BASE @ AHEAD, atol=1e-6)
     assert (particle_spread(reading) >= FLOOR_ROTATION - 1e-9).all()
 
 
 @pytest.mark.parametrize("two_d_mode", [False, True])
-def test_robot_localization_corrects_with_it(message: PoseWithCovarianceStamped, two_d_mode: bool) -> None:
-    """The matrix that its gain inverts is positive definite; in the plane that needs a relay."""
+def test_robot_localization_corrects_with_it(
+    message: PoseWithCovarianceStamped, consumed_messages: Consumed, two_d_mode: bool
+) -> None:
+    """The matrix that its gain inverts is positive definite; in the plane it has to be diagonal."""
     tf = robot_tf()
-    taken = relayed(message, "/initialpose") if two_d_mode else message
-    reading = robot_localization_reads(taken, tf, two_d_mode=two_d_mode)
+    reading = robot_localization_reads(message, tf, two_d_mode=two_d_mode)
     assert_pose(reading, MAP_FROM_BASE, atol=1e-6)
-    assert positive_definite(reading.covariance)
+    diagonal = consumed_messages.diagonal or message is consumed_messages.initialpose
+    assert positive_definite(reading.covariance) == (diagonal or not two_d_mode)
     assert reading.used == (True,) * 6
     assert (np.diag(reading.covariance)[PLANE] >= FLOORS[PLANE] - 1e-12).all()
     assert_pose(robot_localization_is_set_to(message, tf), MAP_FROM_BASE, atol=1e-6)
