@@ -139,7 +139,7 @@ def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, r
             RejectReason.NO_CAMERA_INFO, "expected a CameraInfo with the images, got none yet"
         )
     try:
-        camera = camera_from_info(info)
+        camera = camera_from_info(info, rectified=rectified)
     except CameraError as error:
         raise FrameRejectedError(RejectReason.BAD_CAMERA_INFO, str(error)) from error
     if image_rgb.shape[:2] != (camera.height, camera.width):

@@ -1,12 +1,10 @@
-"""NumPy to ROS messages and back: the only file that knows both."""
+"""NumPy to ROS messages and back; image_messages and picture_messages have what is an image or a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
@@ -20,138 +18,39 @@ from geometry_msgs.msg import (
     TransformStamped,
     Vector3,
 )
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from structpose_ros.camera import COEFFICIENTS, Camera, CameraError
 from structpose_ros.gate import Prior
 from structpose_ros.geometry import quaternion_from_rotation, rotation_from_quaternion, transform
 
-ImageRgb = npt.NDArray[np.uint8]
-Pixels = npt.NDArray[np.unsignedinteger]
 
+def camera_from_info(message: CameraInfo, rectified: bool = False) -> Camera:
+    """Return the camera of the images that come with this CameraInfo, cut and binned as they are.
 
-class ImageMessageError(ValueError):
-    """An image message that can't be read; the message says what was expected and what came."""
+    K and D describe images as the lens makes them, P without distortion `rectified` ones (image_rect). Both
+    belong to the full resolution; the region of interest is in its pixels and is cut out before binning.
 
+    R turns the lens' optical frame into the rectified camera's. A pose found with the latter is the pose of
+    that frame, while the images' frame_id names the former: R must be the identity, as it is for a single
+    camera, or all zeros (not filled in). P's fourth column, where the other camera of a stereo pair is, says
+    nothing about this one.
 
-@dataclass(frozen=True)
-class _Encoding:
-    """How pixels lie in `data` and how they become RGB."""
-
-    channels: int
-    to_rgb: Callable[[Pixels], npt.NDArray[np.integer]]
-    bytes_per_channel: int = 1
-
-
-def _opencv(code: int) -> Callable[[Pixels], npt.NDArray[np.integer]]:
-    return lambda pixels: np.asarray(cv2.cvtColor(pixels, code))
-
-
-def _high_byte(pixels: Pixels) -> npt.NDArray[np.integer]:
-    return np.asarray(cv2.cvtColor((pixels >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB))
-
-
-# 8UC1 and 8UC3 name no colours: they are taken for grey and BGR, as OpenCV and RViz do. ROS names a Bayer
-# pattern after the first two pixels of its first two rows, OpenCV after the second and third of its second.
-_ENCODINGS = {
-    "rgb8": _Encoding(3, lambda pixels: pixels),
-    "bgr8": _Encoding(3, _opencv(cv2.COLOR_BGR2RGB)),
-    "8UC3": _Encoding(3, _opencv(cv2.COLOR_BGR2RGB)),
-    "rgba8": _Encoding(4, _opencv(cv2.COLOR_RGBA2RGB)),
-    "bgra8": _Encoding(4, _opencv(cv2.COLOR_BGRA2RGB)),
-    "mono8": _Encoding(1, _opencv(cv2.COLOR_GRAY2RGB)),
-    "8UC1": _Encoding(1, _opencv(cv2.COLOR_GRAY2RGB)),
-    "mono16": _Encoding(1, _high_byte, bytes_per_channel=2),
-    "bayer_rggb8": _Encoding(1, _opencv(cv2.COLOR_BayerBG2RGB)),
-    "bayer_bggr8": _Encoding(1, _opencv(cv2.COLOR_BayerRG2RGB)),
-    "bayer_gbrg8": _Encoding(1, _opencv(cv2.COLOR_BayerGR2RGB)),
-    "bayer_grbg8": _Encoding(1, _opencv(cv2.COLOR_BayerGB2RGB)),
-    "yuv422": _Encoding(2, _opencv(cv2.COLOR_YUV2RGB_UYVY)),
-    "uyvy": _Encoding(2, _opencv(cv2.COLOR_YUV2RGB_UYVY)),
-    "yuv422_yuy2": _Encoding(2, _opencv(cv2.COLOR_YUV2RGB_YUY2)),
-    "yuyv": _Encoding(2, _opencv(cv2.COLOR_YUV2RGB_YUY2)),
-}
-_DEPTH_ENCODINGS = ("16UC1", "32FC1", "64FC1")
-
-
-def image_rgb_from_message(message: Image) -> ImageRgb:
-    """Return the image (H, W, 3) as RGB. An rgb8 image is a view into the message, whatever its row step.
-
-    Raises:
-        ImageMessageError: its size, step, data or encoding is not usable.
-    """
-    if message.height < 1 or message.width < 1:
-        raise ImageMessageError(f"expected an image of at least 1x1, got {message.width}x{message.height}")
-    if message.encoding in _DEPTH_ENCODINGS:
-        raise ImageMessageError(
-            f"expected a colour or grey image, got {message.encoding}: is it a depth image?"
-        )
-    encoding = _ENCODINGS.get(message.encoding)
-    if encoding is None:
-        return _image_by_cv_bridge(message)
-    try:
-        image = encoding.to_rgb(_pixels(message, encoding))
-    except cv2.error as error:
-        raise ImageMessageError(
-            f"expected a size that {message.encoding} can have, got {message.width}x{message.height}"
-        ) from error
-    return np.asarray(image, dtype=np.uint8)
-
-
-def _pixels(message: Image, encoding: _Encoding) -> Pixels:
-    """View the message's data as (H, W, channels), or (H, W) for one channel; no copy."""
-    pixel_bytes = encoding.channels * encoding.bytes_per_channel
-    if message.step < message.width * pixel_bytes:
-        raise ImageMessageError(
-            f"expected a step of at least {message.width * pixel_bytes} bytes for {message.width} pixels of "
-            f"{message.encoding}, got {message.step}"
-        )
-    if len(message.data) != message.step * message.height:
-        raise ImageMessageError(
-            f"expected {message.step * message.height} bytes of data (step {message.step} x height "
-            f"{message.height}), got {len(message.data)}"
-        )
-    shape = (message.height, message.width, encoding.channels)
-    strides = (message.step, pixel_bytes, encoding.bytes_per_channel)
-    dtype = np.dtype(f"{'>' if message.is_bigendian else '<'}u{encoding.bytes_per_channel}")
-    pixels: Pixels = np.ndarray(shape, dtype, buffer=np.frombuffer(message.data, np.uint8), strides=strides)
-    return pixels[..., 0] if encoding.channels == 1 else pixels
-
-
-def _image_by_cv_bridge(message: Image) -> ImageRgb:
-    try:
-        from cv_bridge import CvBridge  # absent on many machines, and needed by few cameras
-    except ImportError as error:
-        raise ImageMessageError(
-            f"expected an encoding of {', '.join(_ENCODINGS)} (or cv_bridge installed for others), "
-            f"got '{message.encoding}'"
-        ) from error
-    try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
-    except Exception as error:  # cv_bridge raises its own error, KeyError, TypeError and cv2.error
-        raise ImageMessageError(
-            f"expected an encoding that cv_bridge turns into rgb8, got '{message.encoding}': {error}"
-        ) from error
-
-
-def camera_from_info(message: CameraInfo) -> Camera:
-    """Return the camera of the images that come with this CameraInfo: K and D, then region and binning.
-
-    K belongs to the full resolution; the region of interest is in its pixels and is cut out before binning.
+    `roi.do_rectify` asks for a region of the rectified image that differs from that of the raw one. It is not
+    looked at: image_proc cuts rectified images at the raw region too, and other sizes don't pass unnoticed.
 
     Raises:
         CameraError: the camera is not calibrated, or its model, coefficients or region are not usable.
     """
-    k = [float(value) for value in message.k]
-    if not any(k):
-        raise CameraError("expected a calibrated camera, got K with zeros only: the camera is uncalibrated")
-    if not all(map(math.isfinite, k)):
-        raise CameraError(f"expected a calibrated camera, got K with NaN or infinity: {k}")
-    if abs(k[1]) > 1e-6 * abs(k[0]):
-        raise CameraError(f"expected K without skew, got K[0][1] = {k[1]}")
-    model, distortion = _distortion(message)
-    camera = Camera(message.width, message.height, k[0], k[4], k[2], k[5], model, distortion)
+    if rectified:
+        _check_rotation(message)
+        matrix = _checked_matrix("P", np.reshape(message.p, (3, 4))[:, :3].ravel())
+        lens: tuple[str, tuple[float, ...]] = ("plumb_bob", ())
+    else:
+        matrix = _checked_matrix("K", message.k)
+        lens = _distortion(message)
+    camera = Camera(message.width, message.height, matrix[0], matrix[4], matrix[2], matrix[5], *lens)
     roi = message.roi
     if roi.width or roi.height:
         camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
@@ -162,7 +61,31 @@ def camera_from_info(message: CameraInfo) -> Camera:
     across, down = max(message.binning_x, 1), max(message.binning_y, 1)
     if (across, down) == (1, 1):
         return camera
-    return camera.resized(camera.width // across, camera.height // down)
+    width, height = camera.width // across, camera.height // down
+    # Columns and rows that don't fill a super-pixel are left out: every one is exactly `across` by `down`.
+    return camera.cropped(0, 0, width * across, height * down).resized(width, height)
+
+
+def _checked_matrix(name: str, values: Sequence[float] | npt.NDArray[np.float64]) -> list[float]:
+    matrix = [float(value) for value in values]
+    if not any(matrix):
+        raise CameraError(
+            f"expected a calibrated camera, got {name} with zeros only: the camera is uncalibrated"
+        )
+    if not all(map(math.isfinite, matrix)):
+        raise CameraError(f"expected a calibrated camera, got {name} with NaN or infinity: {matrix}")
+    if abs(matrix[1]) > 1e-6 * abs(matrix[0]):
+        raise CameraError(f"expected {name} without skew, got {name}[0][1] = {matrix[1]}")
+    return matrix
+
+
+def _check_rotation(message: CameraInfo) -> None:
+    rotation = np.array(message.r, dtype=np.float64).reshape(3, 3)
+    if rotation.any() and not (np.abs(rotation - np.eye(3)) <= 1e-6).all():
+        raise CameraError(
+            f"expected R to be the identity with rectified images, got {rotation.ravel().tolist()}: "
+            "the pose would be that of a frame turned against the images' frame_id"
+        )
 
 
 def _distortion(message: CameraInfo) -> tuple[str, tuple[float, ...]]:

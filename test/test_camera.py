@@ -152,6 +152,63 @@ def test_a_ray_is_right_or_nan_and_nan_only_beyond_the_first_fold(
     np.testing.assert_allclose(np.linalg.norm(rays[reached, :2], axis=1), np.tan(found[reached]), atol=1e-9)
 
 
+def grid_of() -> Array:
+    """Return pixels (N, 2) from corner to corner and beyond, where a lens' image may end."""
+    columns, rows = np.meshgrid(np.arange(-40.0, 681.0, 12.0), np.arange(-40.0, 521.0, 12.0))
+    return np.stack([columns.ravel(), rows.ravel()], axis=-1)
+
+
+def assert_opencv_sees_the_rays_at(camera: Camera, pixels: Array) -> Array:
+    """Send the camera as a CameraInfo, compare in normalised coordinates, return which pixels have a ray.
+
+    The rays are projected: cv2.fisheye.undistortPoints itself is iterated to 1e-8 only.
+    """
+    pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
+    from ros_helpers import camera_info_message
+
+    from structpose_ros.messages import camera_from_info
+
+    received = camera_from_info(camera_info_message(camera))
+    assert received == camera
+    rays = received.rays(pixels)
+    reached = np.isfinite(rays[:, 0])
+    module = cv2.fisheye if camera.distortion_model == "equidistant" else cv2
+    lens, still = np.asarray(camera.distortion or (0.0,) * 4), np.zeros(3)
+    seen, _ = module.projectPoints(rays[reached][:, None], still, still, np.eye(3), lens)
+    expected = (pixels[reached] - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
+    np.testing.assert_allclose(seen[:, 0], expected, rtol=0, atol=1e-9)
+    return reached
+
+
+@each_lens
+def test_opencv_sees_the_rays_of_a_camera_info_at_their_pixels(camera: Camera) -> None:
+    pixels = grid_of()
+    reached = assert_opencv_sees_the_rays_at(camera, pixels)
+    inside = ((pixels >= 0) & (pixels <= [639, 479])).all(axis=-1)
+    assert reached[inside].all()
+
+
+drawn_lenses = st.one_of(
+    st.tuples(st.just("plumb_bob"), st.tuples(*[coefficient] * 5)),
+    st.tuples(st.just("rational_polynomial"), st.tuples(*[coefficient] * 8)),
+    st.tuples(st.just("equidistant"), st.tuples(*[coefficient] * 4)),
+)
+
+
+@settings(max_examples=150)
+@given(lens=drawn_lenses, tangential=st.floats(-0.02, 0.02), focal=st.floats(250.0, 900.0))
+def test_opencv_sees_the_rays_of_any_lens_at_their_pixels(
+    lens: tuple[str, tuple[float, ...]], tangential: float, focal: float
+) -> None:
+    model, distortion = lens
+    if model != "equidistant":
+        distortion = (*distortion[:2], tangential, -tangential / 2, *distortion[4:])
+    camera = Camera(640, 480, focal, 1.01 * focal, 318.2, 241.7, model, distortion)
+    pixels = np.vstack([grid_of(), [[318.0, 242.0]]])
+    reached = assert_opencv_sees_the_rays_at(camera, pixels)
+    assert reached[-1], "the axis is in reach of every lens"
+
+
 def test_beyond_a_fold_there_is_no_ray_and_no_pixel() -> None:
     # r (1 - 0.3 r^2) grows up to r = 1.054, where it is 0.703; from r = 1.83 on it is negative and falls.
     camera = Camera(640, 480, 300.0, 300.0, 319.5, 239.5, distortion=(-0.3, 0.0, 0.0, 0.0))

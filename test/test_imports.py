@@ -33,6 +33,7 @@ CORE = {
 NODE = {
     "diagnostics",
     "frame_input",
+    "image_files",
     "image_messages",
     "localization",
     "messages",

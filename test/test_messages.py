@@ -1,10 +1,8 @@
-"""NumPy to ROS messages and back: every encoding with padded rows, malformed messages refused in words."""
+"""NumPy to ROS messages and back: cameras see along the same rays, unusable ones are refused in words."""
 
 from __future__ import annotations
 
-import array
 import math
-import sys
 
 import cv2
 import numpy as np
@@ -16,205 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_files import TRAINING_CAMERA
 from ros_helpers import camera_info_message
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from sensor_msgs_py import point_cloud2
 
 from structpose_ros import messages, picture_messages
-from structpose_ros.camera import Camera, CameraError, resize_image
+from structpose_ros.camera import Camera, CameraError
 from structpose_ros.geometry import rotation_from_quaternion, rotation_from_vector, transform
-from structpose_ros.messages import ImageMessageError, camera_from_info, image_rgb_from_message
-
-ENCODINGS = sorted(messages._ENCODINGS)
-PLAIN = ("rgb8", "bgr8", "8UC3", "rgba8", "bgra8", "mono8", "8UC1")
-BAYER = {"bayer_rggb8": "RGGB", "bayer_bggr8": "BGGR", "bayer_gbrg8": "GBRG", "bayer_grbg8": "GRBG"}
-
-
-def message_of(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: bool = False) -> Image:
-    """Lay pixels out as a message, each row followed by `padding` bytes that are not zero."""
-    height, width = pixels.shape[:2]
-    content = pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))
-    rows = np.ascontiguousarray(content).view(np.uint8).reshape(height, -1)
-    padded = np.full((height, rows.shape[1] + padding), 0xA5, np.uint8)
-    padded[:, : rows.shape[1]] = rows
-    message = Image(height=height, width=width, encoding=encoding, is_bigendian=int(big_endian))
-    message.step = padded.shape[1]
-    message.data = array.array("B", padded.tobytes())
-    return message
-
-
-def encoded(image_rgb: np.ndarray, encoding: str) -> np.ndarray:
-    """Return an RGB image (grey where the encoding is) as the encoding's pixels."""
-    if encoding in ("mono8", "8UC1"):
-        return image_rgb[..., 0]
-    order = {"rgb8": "RGB", "bgr8": "BGR", "8UC3": "BGR", "rgba8": "RGBA", "bgra8": "BGRA"}[encoding]
-    alpha = np.full(image_rgb.shape[:2], 7, np.uint8)
-    return np.stack([alpha if name == "A" else image_rgb[..., "RGB".index(name)] for name in order], axis=-1)
-
-
-@given(
-    encoding=st.sampled_from(PLAIN),
-    width=st.integers(1, 20),
-    height=st.integers(1, 20),
-    padding=st.integers(0, 17),
-    seed=st.integers(0, 2**32 - 1),
-)
-@settings(deadline=None)
-def test_plain_encodings_come_back_exactly(
-    encoding: str, width: int, height: int, padding: int, seed: int
-) -> None:
-    image_rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    if encoding in ("mono8", "8UC1"):
-        image_rgb[..., 1:] = image_rgb[..., :1]
-    read = image_rgb_from_message(message_of(encoded(image_rgb, encoding), encoding, padding))
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, image_rgb)
-
-
-@given(
-    width=st.integers(1, 20),
-    height=st.integers(1, 20),
-    padding=st.integers(0, 5),
-    big_endian=st.booleans(),
-    seed=st.integers(0, 2**32 - 1),
-)
-@settings(deadline=None)
-def test_mono16_keeps_its_high_byte_in_either_byte_order(
-    width: int, height: int, padding: int, big_endian: bool, seed: int
-) -> None:
-    grey = np.random.default_rng(seed).integers(0, 65536, (height, width), dtype=np.uint16)
-    read = image_rgb_from_message(message_of(grey, "mono16", padding, big_endian))
-    np.testing.assert_array_equal(read, np.repeat((grey // 256)[..., None], 3, axis=-1))
-
-
-@pytest.mark.parametrize("padding", [0, 1, 5])
-@pytest.mark.parametrize("encoding", sorted(BAYER))
-def test_bayer_patterns_give_their_colours(encoding: str, padding: int) -> None:
-    """A uniform colour seen through the pattern's filters is that colour again."""
-    color = {"R": 200, "G": 120, "B": 30}
-    pattern = [[color[name] for name in BAYER[encoding][:2]], [color[name] for name in BAYER[encoding][2:]]]
-    mosaic = np.tile(np.array(pattern, np.uint8), (8, 10))
-    read = image_rgb_from_message(message_of(mosaic, encoding, padding))
-    np.testing.assert_array_equal(read, np.broadcast_to([200, 120, 30], (16, 20, 3)))
-
-
-@pytest.mark.parametrize("padding", [0, 1, 5])
-@pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
-def test_yuv_gives_its_colours(encoding: str, padding: int) -> None:
-    """Two colours, converted by the formula of BT.601 in video range."""
-    colors = np.array([[220, 60, 40], [30, 90, 200]], np.float64)
-    red, green, blue = colors.T
-    y = 16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255
-    u = 128 + (-37.797 * red - 74.203 * green + 112.0 * blue) / 255
-    v = 128 + (112.0 * red - 93.786 * green - 18.214 * blue) / 255
-    luma_first = encoding in ("yuv422_yuy2", "yuyv")
-    pairs = [[y, u, y, v] if luma_first else [u, y, v, y] for y, u, v in zip(y, u, v, strict=True)]
-    pixels = np.repeat(np.rint(pairs).astype(np.uint8).reshape(1, 4, 2), 6, axis=0)
-    read = image_rgb_from_message(message_of(pixels, encoding, padding))
-    expected = np.broadcast_to(np.repeat(colors, 2, axis=0), (6, 4, 3))
-    np.testing.assert_allclose(read.astype(np.float64), expected, atol=3)
-
-
-def test_rgb8_is_a_view() -> None:
-    """No copy, also with padding: what changes in the message changes in the image."""
-    message = message_of(np.zeros((4, 5, 3), np.uint8), "rgb8", padding=2)
-    read = image_rgb_from_message(message)
-    message.data[message.step] = 99
-    assert read[1, 0, 0] == 99
-    resized, _ = resize_image(read, Camera(5, 4, 1.0, 1.0, 0.0, 0.0), 3, 2)
-    assert resized.shape == (2, 3, 3)
-
-
-@pytest.mark.parametrize("data", [bytes(12), np.zeros(12, np.uint8), [0] * 12])
-def test_data_of_any_kind_is_read(data: object) -> None:
-    """rclpy gives an array.array; what a program builds itself may be something else."""
-    message = Image(height=2, width=2, encoding="rgb8", step=6)
-    message.data = data
-    assert image_rgb_from_message(message).shape == (2, 2, 3)
-
-
-@given(
-    encoding=st.sampled_from([*ENCODINGS, "", "16UC1", "32FC1", "nv21", "rgb16", "bayer_rggb16", "jpeg"]),
-    size=st.tuples(st.integers(0, 6), st.integers(0, 6)),
-    step=st.integers(0, 24),
-    data=st.binary(max_size=150),
-    big_endian=st.integers(0, 1),
-)
-@settings(deadline=None, max_examples=500)
-def test_malformed_messages_are_refused_and_never_crash(
-    encoding: str, size: tuple[int, int], step: int, data: bytes, big_endian: int
-) -> None:
-    height, width = size
-    message = Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=big_endian)
-    message.data = data
-    try:
-        read = image_rgb_from_message(message)
-    except ImageMessageError as error:
-        assert str(error).startswith("expected ")
-        assert "got " in str(error)
-    else:
-        assert read.shape == (height, width, 3)
-        assert len(data) == step * height
-
-
-@given(
-    encoding=st.sampled_from(ENCODINGS),
-    width=st.integers(1, 6),
-    height=st.integers(1, 6),
-    padding=st.integers(0, 3),
-)
-@settings(deadline=None, max_examples=300)
-def test_well_formed_messages_of_any_size_are_read_or_refused(
-    encoding: str, width: int, height: int, padding: int
-) -> None:
-    """OpenCV demands even sizes of some encodings: that must come as our error."""
-    described = messages._ENCODINGS[encoding]
-    dtype = np.dtype(f"u{described.bytes_per_channel}")
-    message = message_of(np.zeros((height, width, described.channels), dtype), encoding, padding)
-    try:
-        assert image_rgb_from_message(message).shape == (height, width, 3)
-    except ImageMessageError as error:
-        assert encoding in str(error)
-        assert encoding not in PLAIN
-
-
-def test_image_errors_say_what_was_expected_and_what_came() -> None:
-    good = message_of(np.zeros((4, 6, 3), np.uint8), "rgb8")
-
-    def error_of(**changes: object) -> str:
-        message = message_of(np.zeros((4, 6, 3), np.uint8), "rgb8")
-        for name, value in changes.items():
-            setattr(message, name, value)
-        with pytest.raises(ImageMessageError) as raised:
-            image_rgb_from_message(message)
-        return str(raised.value)
-
-    assert image_rgb_from_message(good).shape == (4, 6, 3)
-    assert error_of(width=0) == "expected an image of at least 1x1, got 0x4"
-    assert error_of(step=17) == "expected a step of at least 18 bytes for 6 pixels of rgb8, got 17"
-    assert error_of(data=bytes(71)) == "expected 72 bytes of data (step 18 x height 4), got 71"
-    assert error_of(encoding="32FC1") == "expected a colour or grey image, got 32FC1: is it a depth image?"
-    assert "rgb8, bgr8" in error_of(encoding="h265")
-    assert error_of(encoding="h265").endswith("got 'h265'")
-
-
-def test_other_encodings_go_to_cv_bridge_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class CvBridge:
-        """Stands for the real one: knows rgb16."""
-
-        def imgmsg_to_cv2(self, message: Image, desired_encoding: str) -> np.ndarray:
-            if message.encoding != "rgb16":
-                raise KeyError(message.encoding)
-            assert desired_encoding == "rgb8"
-            return np.full((message.height, message.width, 3), 5, np.uint8)
-
-    monkeypatch.setitem(sys.modules, "cv_bridge", type(sys)("cv_bridge"))
-    monkeypatch.setattr(sys.modules["cv_bridge"], "CvBridge", CvBridge, raising=False)
-    pixels = np.zeros((2, 3, 3), np.uint16)
-    assert (image_rgb_from_message(message_of(pixels, "rgb16")) == 5).all()
-    with pytest.raises(
-        ImageMessageError, match="expected an encoding that cv_bridge turns into rgb8, got 'odd'"
-    ):
-        image_rgb_from_message(message_of(pixels, "odd"))
+from structpose_ros.messages import camera_from_info
 
 
 def test_a_camera_comes_back_from_its_info() -> None:
@@ -285,19 +91,20 @@ def test_an_unusable_camera_info_is_refused(changes: dict[str, object], line: st
 
 
 @given(
-    k=st.lists(st.floats(width=64), min_size=9, max_size=9),
+    rectified=st.booleans(),
+    k=st.lists(st.floats(width=64), min_size=12, max_size=12),
     d=st.lists(st.floats(width=64), max_size=14),
     model=st.sampled_from(["plumb_bob", "rational_polynomial", "equidistant", "", "none"]),
     size=st.tuples(st.integers(0, 100), st.integers(0, 100)),
 )
 @settings(deadline=None)
 def test_any_camera_info_gives_a_camera_or_a_camera_error(
-    k: list[float], d: list[float], model: str, size: tuple[int, int]
+    rectified: bool, k: list[float], d: list[float], model: str, size: tuple[int, int]
 ) -> None:
     info = CameraInfo(width=size[0], height=size[1], distortion_model=model)
-    info.k, info.d = k, d
+    info.k, info.p, info.d = k[:9], k, d
     try:
-        camera = camera_from_info(info)
+        camera = camera_from_info(info, rectified=rectified)
     except CameraError as error:
         assert "got" in str(error)
     else:
@@ -305,21 +112,91 @@ def test_any_camera_info_gives_a_camera_or_a_camera_error(
         assert camera.fx > 0
 
 
-@pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 1), (1, 0)])
-def test_region_and_binning_see_the_same_rays(x: int, y: int) -> None:
-    """A pixel of the cut and binned image looks where the mean of its pixels in the full image does."""
-    full = Camera(64, 48, 60.0, 61.0, 31.2, 24.1)
-    info = camera_info_message(full)
-    info.roi = RegionOfInterest(x_offset=8, y_offset=4, width=40, height=32, do_rectify=False)
-    info.binning_x, info.binning_y = 2 * x, 2 * y
-    across, down = max(2 * x, 1), max(2 * y, 1)
-    camera = camera_from_info(info)
-    assert (camera.width, camera.height) == (40 // across, 32 // down)
-    columns = 8 + 5 * across + (across - 1) / 2
-    rows = 4 + 3 * down + (down - 1) / 2
-    np.testing.assert_allclose(
-        camera.rays(np.array([5, 3])), full.rays(np.array([columns, rows])), atol=1e-12
+LENS = Camera(640, 480, 520.0, 525.0, 318.2, 241.7, "plumb_bob", (-0.28, 0.07, 1e-3, -5e-4, 0.01))
+RECTIFIED = Camera(640, 480, 470.0, 468.0, 322.9, 238.4)
+
+
+def lens_message() -> CameraInfo:
+    """Return the CameraInfo of LENS, whose images are rectified to those of RECTIFIED."""
+    info = camera_info_message(LENS)
+    info.r = np.eye(3).ravel()
+    info.p = np.hstack([RECTIFIED.matrix, [[-47.0], [0.0], [0.0]]]).ravel()
+    return info
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("binning", [(0, 0), (1, 1), (2, 2), (2, 1), (1, 4), (3, 2)])
+@pytest.mark.parametrize("region", [None, (96, 40, 480, 384), (0, 0, 640, 480), (17, 31, 301, 203)])
+def test_region_and_binning_see_the_same_rays(
+    region: tuple[int, int, int, int] | None, binning: tuple[int, int], rectified: bool
+) -> None:
+    """OpenCV projects points into the full image; their pixels are cut and binned here."""
+    info = lens_message()
+    left, top, width, height = region or (0, 0, 640, 480)
+    if region:
+        info.roi = RegionOfInterest(x_offset=left, y_offset=top, width=width, height=height, do_rectify=True)
+    info.binning_x, info.binning_y = binning
+    camera = camera_from_info(info, rectified=rectified)
+    across, down = max(binning[0], 1), max(binning[1], 1)
+    assert (camera.width, camera.height) == (width // across, height // down)
+
+    points = np.random.default_rng(5).uniform([-0.5, -0.4, 1.0], [0.5, 0.4, 1.0], (200, 3))
+    matrix, distortion = (RECTIFIED.matrix, None) if rectified else (LENS.matrix, np.array(LENS.distortion))
+    full = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), matrix, distortion)[0][:, 0]
+    # Super-pixel i stands for pixels i b .. i b + b - 1, also where the width (301) is no multiple of b.
+    size = np.array([across, down])
+    pixels = (full - [left, top] - (size - 1) / 2) / size
+    np.testing.assert_allclose(camera.rays(pixels), points, rtol=0, atol=1e-9)
+
+
+def test_a_rectified_camera_is_p_without_distortion() -> None:
+    info = lens_message()
+    assert camera_from_info(info) == LENS
+    assert camera_from_info(info, rectified=True) == RECTIFIED
+    info.k, info.distortion_model, info.d = [0.0] * 9, "thin_prism", [1.0] * 12
+    assert camera_from_info(info, rectified=True) == RECTIFIED
+
+
+def test_a_rectified_camera_sees_what_the_lens_saw_there() -> None:
+    """OpenCV's map, which image_proc uses, says where the lens' image has each pixel of the rectified one."""
+    info = lens_message()
+    p = np.array(info.p).reshape(3, 4)[:, :3]
+    columns, rows = cv2.initUndistortRectifyMap(
+        LENS.matrix, np.array(LENS.distortion), np.eye(3), p, (640, 480), cv2.CV_32FC1
     )
+    seen = LENS.project(camera_from_info(info, rectified=True).ray_grid())
+    np.testing.assert_allclose(seen, np.stack([columns, rows], axis=-1), rtol=0, atol=1e-4)  # float32
+
+
+def test_r_must_be_the_identity_or_left_out_with_rectified_images() -> None:
+    info = lens_message()
+    turned = rotation_from_vector([0.0, 0.01, 0.0])
+    for r in (turned, np.full((3, 3), math.nan), -np.eye(3), np.diag([1.0, 1.0, 0.0])):
+        info.r = r.ravel()
+        assert camera_from_info(info) == LENS
+        with pytest.raises(CameraError, match="expected R to be the identity with rectified images, got"):
+            camera_from_info(info, rectified=True)
+    for r in (np.zeros((3, 3)), np.eye(3), rotation_from_vector([0.0, 5e-7, 0.0])):
+        info.r = r.ravel()
+        assert camera_from_info(info, rectified=True) == RECTIFIED
+
+
+@pytest.mark.parametrize(
+    ("p", "line"),
+    [
+        ([0.0] * 12, "expected a calibrated camera, got P with zeros only"),
+        ([0.0] * 3 + [-47.0] + [0.0] * 8, "expected a calibrated camera, got P with zeros only"),
+        ([math.nan] * 12, "expected a calibrated camera, got P with NaN or infinity"),
+        ([470.0, 3.0, 322.0, 0.0, 0.0, 468.0, 238.0, 0.0, 0.0, 0.0, 1.0, 0.0], "expected P without skew"),
+        ([0.0, 0.0, 322.0, 0.0, 0.0, 468.0, 238.0, 0.0, 0.0, 0.0, 1.0, 0.0], "expected focal lengths above"),
+    ],
+)
+def test_an_unusable_p_is_refused_with_rectified_images(p: list[float], line: str) -> None:
+    info = lens_message()
+    info.p = p
+    assert camera_from_info(info) == LENS
+    with pytest.raises(CameraError, match=line):
+        camera_from_info(info, rectified=True)
 
 
 def test_poses_and_transforms_say_the_same() -> None:
@@ -372,13 +249,3 @@ def test_stamps_come_back(nanoseconds: int) -> None:
         abs(messages.nanoseconds_from_stamp(stamp) - nanoseconds) < 300
     )  # what a float64 of seconds can hold
     assert messages.seconds_from_stamp(stamp) == pytest.approx(nanoseconds / 1e9, abs=3e-7)
-
-
-def test_opencv_still_takes_what_a_view_gives() -> None:
-    """The resize that follows must read rows with padding between them."""
-    image_rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    view = image_rgb_from_message(message_of(image_rgb, "rgb8", padding=7))
-    np.testing.assert_array_equal(
-        cv2.resize(view, (32, 24), interpolation=cv2.INTER_AREA),
-        cv2.resize(image_rgb, (32, 24), interpolation=cv2.INTER_AREA),
-    )
