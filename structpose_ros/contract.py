@@ -114,7 +114,7 @@ class ModelContract:
             )
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers too long, and nesting too deep
             raise ModelFileError(f"expected JSON in metadata '{METADATA_KEY}', got: {error}") from error
         if not isinstance(content, dict):
             raise ModelFileError(

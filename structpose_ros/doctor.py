@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from structpose_ros.resources import PACKAGE, share_path
+from structpose_ros.resources import PACKAGE, cache_path, share_path
 
 if TYPE_CHECKING:
     from ros2doctor.api import Report, Result
@@ -71,7 +71,7 @@ def findings() -> tuple[Finding, ...]:
         gpu = any(path.exists() for path in GPU_FILES)
         found.append(provider_finding(provider_problems(import_onnxruntime()), gpu))
         found.append(model_finding())
-    return (*found, cache_finding(cache_folder(os.environ)), shared_memory_finding(os.environ))
+    return (*found, cache_finding(cache_path()), shared_memory_finding(os.environ))
 
 
 def import_finding(subject: str, code: str, level: Level = Level.ERROR) -> Finding:
@@ -161,11 +161,6 @@ def model_finding(path: Path | None = None) -> Finding:
     return Finding(
         Level.OK, subject, f"'{contract.dataset}', input {size}, format {contract.format_version}: {path}"
     )
-
-
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return where the demo room is rendered to."""
-    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "structpose_ros"
 
 
 def cache_finding(folder: Path) -> Finding:

@@ -160,8 +160,8 @@ class Localization:
         try:
             self._transforms.send(place.map_from_camera, stamp, camera_frame, place.odom_from_camera)
         except TransformError as error:
-            self._complain(place, Level.ERROR if error.reason == "tf_conflict" else Level.WARN, error)
-        description = _describe(place, result, message, settings.map_frame)
+            place.complaints.append(self._complaint(error))
+        description = _describe(result, message, settings)
         if verdict.relocalized:
             self._log.event(description)
         self._answer(place, arrival, verdict, description)
@@ -234,9 +234,11 @@ class Localization:
         for trigger in triggers:
             trigger.end(True, description)
 
-    def _complain(self, place: _Place, level: Level, error: TransformError) -> None:
-        place.complaints.append(Condition.of(level, error.reason, str(error)))
-        self._log.problem(error.reason, f"no transform sent: {error.reason}: {error}")
+    def _complaint(self, error: TransformError) -> Condition:
+        is_conflict = error.reason == "tf_conflict"
+        line = f"no transform sent: {error.reason}: {error}"
+        self._log.problem(error.reason, line, error=is_conflict)
+        return Condition.of(Level.ERROR if is_conflict else Level.WARN, error.reason, str(error))
 
     def _reject(self, reason: RejectReason, detail: str, arrival: Arrival, stages: _Stages) -> None:
         for trigger in self._triggers.waiting(arrival.at):
@@ -247,14 +249,17 @@ class Localization:
         self._log.problem(reason.value, line)
 
 
-def _describe(place: _Place, result: Result, message: ImageMessage, map_frame: str) -> str:
+def _describe(result: Result, message: ImageMessage, settings: Settings) -> str:
     """The camera's pose as a line for whoever asked for it."""
-    x, y, z = place.map_from_camera[:3, 3]
-    qx, qy, qz, qw = quaternion_from_rotation(place.map_from_camera[:3, :3])
-    position = math.sqrt(np.diag(place.covariance)[:3].max())
-    rotation = math.degrees(math.sqrt(np.diag(place.covariance)[3:].max()))
+    assert result.estimate is not None and result.covariance is not None, "accepted without an estimate"
+    map_from_camera = result.estimate.map_from_camera
+    variances = np.diag(published_covariance(result.covariance, settings.covariance))
+    x, y, z = map_from_camera[:3, 3]
+    qx, qy, qz, qw = quaternion_from_rotation(map_from_camera[:3, :3])
+    position, rotation = math.sqrt(variances[:3].max()), math.sqrt(variances[3:].max())
     return (
-        f"localized: camera in '{map_frame}' at x={x:.3f} y={y:.3f} z={z:.3f} m, "
-        f"qx={qx:.4f} qy={qy:.4f} qz={qz:.4f} qw={qw:.4f}, sigma {position:.3f} m and {rotation:.1f} deg, "
-        f"confidence {result.decision.confidence:.2f}, stamp {seconds_from_stamp(message.header.stamp):.3f}"
+        f"localized: camera in '{settings.map_frame}' at x={x:.3f} y={y:.3f} z={z:.3f} m, "
+        f"qx={qx:.4f} qy={qy:.4f} qz={qz:.4f} qw={qw:.4f}, sigma {position:.3f} m and "
+        f"{math.degrees(rotation):.1f} deg, confidence {result.decision.confidence:.2f}, "
+        f"stamp {seconds_from_stamp(message.header.stamp):.3f}"
     )

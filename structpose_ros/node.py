@@ -299,7 +299,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._triggers.ask(self.settings.trigger_timeout, prior)  # an empty message asks without a prior
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._forget("asked to")
+        self._forget("asked to", time_went_back=False)
         response.success, response.message = True, f"forgot everything: {self._tracker.state.value}"
         return response
 
@@ -358,12 +358,14 @@ class StructposeRelocalizer(LifecycleNode):
             self._show_state()
             self._diagnostics.publish()
 
-    def _forget(self, why: str) -> None:
-        """Begin anew: SEARCHING, with nothing kept of what came before."""
-        self._log.event(f"forgetting poses, path and transforms: {why}")
+    def _forget(self, why: str, *, time_went_back: bool = True) -> None:
+        """Begin anew: SEARCHING, without poses and path; without transforms too, if time went back."""
+        self._log.event(f"forgetting where the robot is: {why}")
         self._tracker.reset()
-        self._transforms.forget()
         self._pictures.forget()
+        self._transforms.forget_odometry_correction()
+        if time_went_back:
+            self._transforms.forget()
         self._show_state()
 
     def _show_state(self) -> None:
@@ -386,7 +388,7 @@ class StructposeRelocalizer(LifecycleNode):
         try:
             self._transforms.send_map_to_odom()
         except TransformError as error:
-            self._log.problem(error.reason, f"no transform sent: {error.reason}: {error}")
+            self._log.problem(error.reason, f"no transform sent: {error.reason}: {error}", error=True)
 
     def _on_qos_mismatch(self, topic: str, policy: str) -> None:
         self._health.note("qos_mismatch", f"{topic}: {policy}")

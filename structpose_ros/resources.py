@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def share_path(*parts: str) -> Path:
     raise FileNotFoundError(
         f"expected {'/'.join(parts) or 'the share folder'} at one of {looked}, got nothing"
     )
+
+
+def cache_path() -> Path:
+    """Return the folder for what can be made again; nobody has made it yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
 
 
 def _share_folders() -> list[Path]:

@@ -114,7 +114,7 @@ class Transforms:
         return 0.0 if self._broadcaster is None else max(0.0, self._settled_at - time.monotonic())
 
     def forget(self) -> None:
-        """Forget what changes over time: the clock was set back, or the robot is asked to start anew."""
+        """Forget what changes over time: the clock was set back."""
         with self._lock:
             self._map_from_odom = None
             self._last_stamp = 0
@@ -190,14 +190,11 @@ class Transforms:
             TransformError: `tf_conflict`.
         """
         with self._lock:
-            map_from_odom = self._map_from_odom
-        if map_from_odom is None:
-            return
-        ahead = self._clock.now() + Duration(seconds=self.settings.tf_tolerance)
-        if ahead.nanoseconds <= self._last_stamp:  # simulated time stands still: TF warns of repeated data
-            return
-        self._last_stamp = ahead.nanoseconds
-        self._broadcast(map_from_odom, ahead.to_msg(), self.settings.odom_frame)
+            ahead = self._clock.now() + Duration(seconds=self.settings.tf_tolerance)
+            # Simulated time may stand still, and TF warns of repeated data.
+            if self._map_from_odom is not None and ahead.nanoseconds > self._last_stamp:
+                self._last_stamp = ahead.nanoseconds
+                self._broadcast(self._map_from_odom, ahead.to_msg(), self.settings.odom_frame)
 
     def _broadcast(self, map_from_child: Array, stamp: Time, child: str) -> None:
         map_frame = self.settings.map_frame

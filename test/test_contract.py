@@ -66,6 +66,9 @@ def test_a_file_without_metadata_is_refused() -> None:
 def test_what_is_no_json_object_is_refused() -> None:
     with pytest.raises(ModelFileError, match="expected JSON in metadata 'structpose_ros', got: Expecting"):
         ModelContract.from_metadata({METADATA_KEY: "{truncated"})
+    for damaged in ("[" * 100_000, '{"stride": ' + "9" * 5000 + "}"):
+        with pytest.raises(ModelFileError, match="expected JSON in metadata 'structpose_ros', got: "):
+            ModelContract.from_metadata({METADATA_KEY: damaged})
     with pytest.raises(ModelFileError, match="expected a JSON object in metadata 'structpose_ros', got list"):
         read([1, 2])
 

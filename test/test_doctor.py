@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from structpose_ros import doctor
 from structpose_ros.doctor import Finding, Level
+from structpose_ros.resources import cache_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -199,9 +200,11 @@ def test_cache_that_cannot_be_made_is_worth_a_warning(
     assert (forbidden.level, "no permission" in forbidden.message) == (Level.WARNING, True)
 
 
-def test_cache_follows_xdg(tmp_path: Path) -> None:
-    assert doctor.cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "structpose_ros"
-    assert doctor.cache_folder({}) == Path.home() / ".cache" / "structpose_ros"
+def test_cache_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_path() == tmp_path / "structpose_ros"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_path() == Path.home() / ".cache" / "structpose_ros"
 
 
 def test_shared_memory_profile(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import array
 import itertools
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from structpose_ros.camera import Camera
 from structpose_ros.demo import positive
 from structpose_ros.messages import camera_info_from_camera
+from structpose_ros.resources import cache_path
 from structpose_ros.spinning import Stopping, set_by_signals
 from structpose_ros.training.frames import (
     FrameFiles,
@@ -121,8 +121,7 @@ def _play(node: DemoCamera, files: Iterable[FrameFiles], period: float, stopping
 
 def _rendered_demo_room() -> Path:
     """Return the folder of the demo room's localisation tour, rendered once into the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "structpose_ros" / "demo_room"
+    folder = cache_path() / "demo_room"
     render_demo(folder, tours=("localization",))
     return folder
 
