@@ -44,7 +44,8 @@ class Settings:
     model_provider: str = _parameter(
         "model.provider",
         "auto",
-        "Where the network runs; auto takes the fastest that works here.",
+        "Where the network runs; auto takes the first of tensorrt (minutes to start), cuda and cpu that "
+        "works here.",
         choices=("auto", *PROVIDERS),
         changes=Changes.UNCONFIGURED,
     )
@@ -87,7 +88,12 @@ class Settings:
         "run.max_rate", 0.0, "Hz", 0.0, 1000.0, "Most images that are localised in a second; 0: all."
     )
     lost_timeout: float = _number(
-        "run.lost_timeout", 2.0, "s", 0.1, 3600.0, "Time without a pose after which the node is LOST."
+        "run.lost_timeout",
+        2.0,
+        "s",
+        0.1,
+        3600.0,
+        "Time without a pose after which the node is LOST, whether or not images came.",
     )
     trigger_timeout: float = _number(
         "run.trigger_timeout", 5.0, "s", 0.1, 3600.0, "Time that a trigger may take to find a pose."
