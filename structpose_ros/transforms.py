@@ -43,18 +43,25 @@ class WatchedBuffer(tf2_ros.Buffer):
         """Remember `CACHE_TIME` seconds."""
         super().__init__(cache_time=Duration(seconds=CACHE_TIME))
         self._arrived = threading.Condition()
-        self._parents: dict[str, tuple[str, float]] = {}  # child: parent by somebody else, and until when
+        # By child: the parent that somebody else gives it. On /tf_static for good, on /tf until a time.
+        self._fixed_parents: dict[str, str] = {}
+        self._moving_parents: dict[str, tuple[str, float]] = {}
         self._sent: deque[tuple[str, int, float, float, float]] = deque(maxlen=1000)
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Take in a transform of /tf."""
-        self._note(transform, time.monotonic() + CACHE_TIME)
+        parent, child = _edge(transform)
+        with self._arrived:
+            if _fingerprint(transform) not in self._sent:
+                self._moving_parents[child] = (parent, time.monotonic() + CACHE_TIME)
         super().set_transform(transform, authority)
         self._wake()
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
         """Take in a transform of /tf_static."""
-        self._note(transform, float("inf"))
+        parent, child = _edge(transform)
+        with self._arrived:
+            self._fixed_parents[child] = parent
         super().set_transform_static(transform, authority)
         self._wake()
 
@@ -66,22 +73,22 @@ class WatchedBuffer(tf2_ros.Buffer):
     def parent_by_others(self, child: str) -> str:
         """Return the parent that somebody else gives to `child`, empty if nobody does."""
         with self._arrived:
-            parent, until = self._parents.get(child, ("", 0.0))
-            return parent if time.monotonic() < until else ""
+            parent, until = self._moving_parents.get(child, ("", 0.0))
+            return parent if time.monotonic() < until else self._fixed_parents.get(child, "")
 
     def wait(self, seconds: float) -> None:
         """Wait until a transform arrives, at most `seconds`."""
         with self._arrived:
             self._arrived.wait(seconds)
 
-    def _note(self, transform: TransformStamped, until: float) -> None:
-        with self._arrived:
-            if _fingerprint(transform) not in self._sent:
-                self._parents[transform.child_frame_id] = (transform.header.frame_id, until)
-
     def _wake(self) -> None:
         with self._arrived:
             self._arrived.notify_all()
+
+
+def _edge(transform: TransformStamped) -> tuple[str, str]:
+    """Return parent and child; TF takes a leading slash, which old programs write, for nothing."""
+    return transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
 
 
 def _fingerprint(transform: TransformStamped) -> tuple[str, int, float, float, float]:
@@ -104,7 +111,7 @@ class Transforms:
         self._listener = tf2_ros.TransformListener(self._buffer, node)
         self._settled_at = time.monotonic() + SETTLING
         self._broadcaster = None if settings.tf_mode == "none" else tf2_ros.TransformBroadcaster(node)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held until map_to_odom is sent, so that its stamps leave in order
         self._map_from_odom: Array | None = None
         self._last_stamp = 0
 
@@ -126,13 +133,13 @@ class Transforms:
             self._map_from_odom = None
 
     def camera_from_base(self, camera_frame: str, stamp: Time) -> Array:
-        """Return camera_from_base (4, 4) at a time; the identity where there is no base.
+        """Return camera_from_base (4, 4) at a time; the identity where there is no base, or the camera is it.
 
         Raises:
             TransformError: `no_base_transform`.
         """
         base = self.settings.base_frame
-        if not base:
+        if base in ("", camera_frame):
             return np.eye(4)
         try:
             return self._lookup(camera_frame, base, stamp, self.settings.tf_timeout)
