@@ -64,8 +64,8 @@ class Triggers:
 
     def ask(self, timeout: float, prior: Prior | None = None) -> Trigger:
         """Take in a request."""
-        trigger = Trigger(timeout, prior, self._on_end)
-        with self._lock:
+        with self._lock:  # from its time on: nobody who asks for those before a later time misses it
+            trigger = Trigger(timeout, prior, self._on_end)
             self._waiting.append(trigger)
         return trigger
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from structpose_ros.advice import ADVICE, FRAMES, NODE
 from structpose_ros.gate import RejectReason
-from structpose_ros.triggers import Outcome, Triggers
+from structpose_ros.triggers import Outcome, Trigger, Triggers
 
 
 @pytest.fixture
@@ -71,3 +72,20 @@ def test_every_reason_has_advice() -> None:
     assert {reason.value for reason in RejectReason} == FRAMES.keys()
     assert not FRAMES.keys() & NODE.keys()
     assert all(text and "\n" not in text and not text.endswith(".") for text in ADVICE.values())
+
+
+def test_a_request_is_there_from_its_time_on(triggers: Triggers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that came after it finds it, also while it is being taken in: its prior must be checked."""
+    found: list[list[Trigger]] = []
+    made = Trigger.__init__
+    looking = threading.Thread(target=lambda: found.append(triggers.waiting(time.perf_counter())))
+
+    def look_meanwhile(self: Trigger, *arguments: object) -> None:
+        made(self, *arguments)  # type: ignore[arg-type]
+        looking.start()
+        looking.join(0.2)
+
+    monkeypatch.setattr(Trigger, "__init__", look_meanwhile)
+    request = triggers.ask(60.0)
+    looking.join()
+    assert found == [[request]]
