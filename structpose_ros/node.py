@@ -166,8 +166,9 @@ class StructposeRelocalizer(LifecycleNode):
         return self._enter("active")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening; the frame being worked on is finished first."""
+        """Stop listening and forget all poses; the frame being worked on is finished first."""
         self._stop("deactivated")
+        self._forget("deactivated", time_went_back=False)
         return self._enter("inactive")
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -178,6 +179,7 @@ class StructposeRelocalizer(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and give everything back."""
         self._stop("shut down")
+        self._forget("shut down", time_went_back=False)
         self._relocalizer = None
         return self._enter("finalized")
 
@@ -330,6 +332,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._taken_until = 0.0
         self._health.note("model_path", settings.model_path)
         self._show_idle()
+        self._show_state()
         return SetParametersResult(successful=True)
 
     def _why_not_now(self) -> str:
