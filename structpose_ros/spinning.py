@@ -6,10 +6,12 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
 import rclpy
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -37,6 +39,7 @@ def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = 
         get_logger(name).fatal(f"expected usable ROS arguments, got: {one_line(error)}")
         return EXIT_BAD_START
     _spin(node, stopping)
+    _leave_unfinished_threads()
     return 0
 
 
@@ -91,6 +94,8 @@ def _spin(node: Node, stopping: Stopping) -> None:
         while not stopping.is_set() and rclpy.ok():
             try:
                 executor.spin_once()
+            except InvalidHandle:  # of what was destroyed while the executor gathered what to wait for
+                continue
             except Exception as error:  # of a callback: the next one may be fine, and the node stays up
                 node.get_logger().error(f"internal_error: {one_line(error)}", throttle_duration_sec=5.0)
         stopping.set()
@@ -102,9 +107,21 @@ def _spin(node: Node, stopping: Stopping) -> None:
         node.interrupt()
     executor.create_task(lambda: None)  # spin_once returns only for work
     spinner.join()
+    executor._executor.shutdown()  # rclpy forgets what is queued there; it would find a node that is gone
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
+
+
+def _leave_unfinished_threads() -> None:
+    """End the process here if a daemon thread, of a model that was given up, is still inside a library.
+
+    An ordinary exit would take down what the library stands on while it works, and it would crash.
+    """
+    if any(thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def one_line(error: BaseException) -> str:
