@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -21,6 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 from structpose_ros.advice import NODE
 from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, Level
 from structpose_ros.frame_input import CameraInfos
+from structpose_ros.gate import Prior
 from structpose_ros.localization import Arrival, ImageMessage, Localization
 from structpose_ros.messages import prior_from_message
 from structpose_ros.model_loading import LoadingError, ModelLoading
@@ -31,11 +33,12 @@ from structpose_ros.pictures import Pictures
 from structpose_ros.qos_watch import QosWatch
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.settings import changed_settings, declare_settings
-from structpose_ros.spinning import run_node
+from structpose_ros.spinning import one_line, run_node
 from structpose_ros.throttled_log import ThrottledLog
 from structpose_ros.tracking import State, Tracker
 from structpose_ros.transforms import TransformError, Transforms
 from structpose_ros.triggers import Outcome, Triggers
+from structpose_ros.triggers import Trigger as Request
 from structpose_ros.worker import NewestWorker
 
 NODE_NAME = "structpose_relocalizer"
@@ -84,6 +87,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._diagnostics = DiagnosticsPublisher(self, self._health)
         self._camera_infos = CameraInfos()
         self._showing, self._interrupted = threading.Lock(), threading.Event()
+        self._transitions = MutuallyExclusiveCallbackGroup()
         self._enabled = True
         self._taken_until = 0.0
         self._loading: ModelLoading | None = None
@@ -101,6 +105,11 @@ class StructposeRelocalizer(LifecycleNode):
         self.create_service(Trigger, "~/relocalize", self._on_relocalize, callback_group=waiting)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
+        # rclpy puts change_state beside all other services, which would not answer while a model is loaded.
+        change_state = self._service_change_state
+        change_state.callback_group = self._transitions
+        self._transitions.add_entity(change_state)
+        self._change_state, change_state.callback = change_state.callback, self._on_change_state
 
     def _create_timers(self) -> None:
         """The node's own clock may be a simulation's and stand still; what must go on has a steady one."""
@@ -118,8 +127,8 @@ class StructposeRelocalizer(LifecycleNode):
             backwards, post_callback=lambda _: self._forget("the clock was set back")
         )
         if self.settings.autostart:
-            starting = MutuallyExclusiveCallbackGroup()
-            self._autostart = self.create_timer(0.0, self._bring_up, callback_group=starting, clock=steady)
+            group = self._transitions
+            self._autostart = self.create_timer(0.0, self._bring_up, callback_group=group, clock=steady)
 
     # Lifecycle. rclpy swallows what a transition raises, so none does.
 
@@ -130,9 +139,13 @@ class StructposeRelocalizer(LifecycleNode):
         self._loading = ModelLoading(
             settings.model_path, settings.model_provider, settings.model_threads, settings.gate
         )
+        if self._interrupted.is_set():
+            self._loading.give_up()
         try:
             self._relocalizer, network = self._loading.wait()
         except LoadingError as error:
+            if self._interrupted.is_set():  # it was given up, which says nothing of the model
+                return TransitionCallbackReturn.FAILURE
             return self._unconfigured(error.reason, str(error))
         finally:
             self._loading = None
@@ -142,27 +155,15 @@ class StructposeRelocalizer(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and listen."""
-        assert self._relocalizer is not None, "active without a model"
-        self._relocalizer.gate = self.settings.gate
-        self._camera_infos = CameraInfos()
-        self._localization = Localization(
-            self.settings,
-            self._relocalizer,
-            self.get_clock(),
-            self._camera_infos,
-            self._tracker,
-            self._triggers,
-            self._transforms,
-            self._outputs,
-            self._pictures,
-            self._health,
-            self._log,
-            self._forget,
-        )
-        self._worker = NewestWorker(self._process, "relocalizer")
-        self._pictures.publish_map(getattr(self._relocalizer.network, "map_cloud", None))
-        self._subscribe()
-        self._show_idle()
+        try:
+            self._start()
+        except Exception as error:
+            self._stop("activation failed")
+            line = f"expected to start working, got: {one_line(error)}"
+            self.get_logger().error(f"internal_error: {line}")
+            self._health.enter("inactive", Condition.of(Level.ERROR, "internal_error", line))
+            self._diagnostics.publish_if_changed()
+            return TransitionCallbackReturn.FAILURE
         return self._enter("active")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -198,30 +199,73 @@ class StructposeRelocalizer(LifecycleNode):
         self._jumps.unregister()
         super().destroy_node()
 
+    def _start(self) -> None:
+        """Start the worker, then listen."""
+        assert self._relocalizer is not None, "active without a model"
+        self._relocalizer.gate = self.settings.gate
+        self._camera_infos = CameraInfos()
+        self._localization = Localization(
+            self.settings,
+            self._relocalizer,
+            self.get_clock(),
+            self._camera_infos,
+            self._tracker,
+            self._triggers,
+            self._transforms,
+            self._outputs,
+            self._pictures,
+            self._health,
+            self._log,
+            self._forget,
+        )
+        self._worker = NewestWorker(self._process, "relocalizer")
+        self._pictures.publish_map(getattr(self._relocalizer.network, "map_cloud", None))
+        self._subscribe()
+        self._show_idle()
+
     def _subscribe(self) -> None:
         kind = Image if self.settings.input_transport == "raw" else CompressedImage
         group = MutuallyExclusiveCallbackGroup()
-        subscribe = self._watch.subscription
-        self._subscriptions_while_active = [
-            subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, group),
-            subscribe(kind, self._image_topic, self._on_image, SENSOR_QOS, group),
-            subscribe(PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1, group),
-        ]
+        for message_type, topic, callback, qos in (
+            (CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS),
+            (kind, self._image_topic, self._on_image, SENSOR_QOS),
+            (PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1),
+        ):
+            made = self._watch.subscription(message_type, topic, callback, qos, group)
+            self._subscriptions_while_active.append(made)
 
     def _stop(self, why: str) -> None:
         """Stop listening and end the worker, whatever the state."""
+        worker, self._worker = self._worker, None  # requests made from now on are refused
         for subscription in self._subscriptions_while_active:
             self.destroy_subscription(subscription)
         self._subscriptions_while_active = []
+        if worker is not None:
+            worker.stop()
+        self._localization = None
         self._triggers.cancel(f"no pose: {why}")
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = self._localization = None
 
     def _bring_up(self) -> None:
         self.destroy_timer(self._autostart)
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        try:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        except RuntimeError:
+            self._log.event("autostart: left to who has changed the node's state already")
+
+    def _on_change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Refuse a transition that the state doesn't have: rclpy raises, and who asked waits for ever."""
+        try:
+            return self._change_state(request, response)
+        except RuntimeError:
+            state = self._state_machine.current_state[1]
+            asked = request.transition.label or request.transition.id
+            line = f"expected a transition that the state '{state}' has, got {asked}"
+            self._log.problem("transition", f"transition refused: {line}")
+            response.success = False
+            return response
 
     def _enter(self, state: str) -> TransitionCallbackReturn:
         self._health.enter(state)
@@ -279,11 +323,7 @@ class StructposeRelocalizer(LifecycleNode):
     # Requests.
 
     def _on_relocalize(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        problem = self._why_not_now()
-        if problem:
-            response.success, response.message = False, problem
-            return response
-        outcome = self._triggers.ask(self.settings.trigger_timeout).wait()
+        outcome = self._ask().wait()
         response.success, response.message = outcome.success, outcome.message
         return response
 
@@ -293,12 +333,17 @@ class StructposeRelocalizer(LifecycleNode):
             prior = prior_from_message(message, self.settings.map_frame)
         except ValueError as error:
             self._note_outcome(Outcome(False, f"bad_prior: {error}"))
-            return
+        else:
+            self._ask(prior)  # an empty message asks without a prior
+
+    def _ask(self, prior: Prior | None = None) -> Request:
+        """Ask for a pose. A request that can't be answered now has its outcome at once."""
+        request = self._triggers.ask(self.settings.trigger_timeout, prior)
+        # Looked at only now: what comes to an end from here on ends the request too.
         problem = self._why_not_now()
         if problem:
-            self._note_outcome(Outcome(False, problem))
-            return
-        self._triggers.ask(self.settings.trigger_timeout, prior)  # an empty message asks without a prior
+            request.end(False, problem)
+        return request
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._forget("asked to", time_went_back=False)
@@ -330,13 +375,16 @@ class StructposeRelocalizer(LifecycleNode):
         if settings.tf_mode == "map_to_odom":
             self._resending.timer_period_ns = round(1e9 / settings.tf_rate)
         self._taken_until = 0.0
-        self._health.note("model_path", settings.model_path)
+        if not configured:
+            self._health.note("model_path", settings.model_path)
         self._show_idle()
         self._show_state()
         return SetParametersResult(successful=True)
 
     def _why_not_now(self) -> str:
         """Why no request can be answered now; empty if it can."""
+        if self._interrupted.is_set():
+            return "no pose: the node is ending"
         if self._worker is None:
             return f"not active: {self._health.condition().message}"
         return "" if self._enabled else f"disabled: {NODE['disabled']}"
