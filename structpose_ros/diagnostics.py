@@ -15,6 +15,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from structpose_ros.advice import NODE
+
 WINDOW = 300  # frames that the latency percentiles look back on
 RATE_WINDOW = 5.0  # seconds that the rates look back on
 IMAGE_TIMEOUT = 2.0  # seconds without an image that are worth a warning
@@ -182,10 +184,15 @@ class Health:
             seconds = time.monotonic() - self._since
             return Condition.of(Level.WARN, "configuring", f"loading the model for {seconds:.0f} s")
         if self._lifecycle != "active":
-            return Condition.of(Level.WARN, self._lifecycle, "not localizing")
+            return Condition.of(Level.WARN, self._lifecycle, f"not localizing; {NODE[self._lifecycle]}")
         if self._idle is not None and self._idle.level is not Level.OK:
             return self._idle
-        return self._silence() or self._idle or self._of_last_frame()
+        last = self._last_frame or Condition(Level.OK, "first_image", "working on the first image")
+        if (
+            self._idle is not None and last.level is not Level.ERROR
+        ):  # an error is for who looks in between too
+            last = self._idle
+        return self._silence() or last
 
     def _silence(self) -> Condition | None:
         silence = None if self._image_at is None else time.monotonic() - self._image_at
@@ -195,9 +202,6 @@ class Health:
         hint = self._image_hint()
         line = f"expected images on {self._image_topic}, got {since}{': ' if hint else ''}{hint}"
         return Condition.of(Level.WARN, "no_image", line)
-
-    def _of_last_frame(self) -> Condition:
-        return self._last_frame or Condition(Level.OK, "first_image", "working on the first image")
 
 
 def diagnostic_array(

@@ -67,7 +67,8 @@ class StampOrder:
         if back >= 0 and self._last_ns:
             raise FrameRejectedError(
                 RejectReason.OUT_OF_ORDER,
-                f"expected a stamp after that of the image before, got one {back:.3f} s before it",
+                "expected a stamp after that of the image before, got "
+                + (f"one {back:.3f} s before it" if back else "the same again"),
             )
         age = (now_ns - stamp_ns) * 1e-9
         if max_age and age > max_age:

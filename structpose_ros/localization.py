@@ -10,10 +10,11 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from builtin_interfaces.msg import Time
 from rclpy.clock import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
-from structpose_ros.advice import FRAMES
+from structpose_ros.advice import FRAMES, NODE
 from structpose_ros.covariance import base_covariance, published_covariance
 from structpose_ros.diagnostics import Condition, Health, Level
 from structpose_ros.frame_input import (
@@ -80,15 +81,15 @@ class _Stages:
 class _Place:
     """Where an accepted frame was taken: of camera, base and odometry, what TF knows at its stamp.
 
-    covariance: (6, 6) of the base's pose where there is one, else of the camera's, as published.
-    complaints: what keeps parts of it from consumers.
+    no_base: why there is no map_from_base. covariance: (6, 6) as published, of the base's pose where there is
+    one, else of the camera's.
     """
 
     map_from_camera: Array
     map_from_base: Array | None
+    no_base: str
     odom_from_camera: Array | None
     covariance: Array
-    complaints: list[Condition]
 
 
 class Localization:
@@ -157,10 +158,7 @@ class Localization:
         verdict = self._confirm(place, message)
         stages.done("confirm")
         self._outputs.publish_pose(place.map_from_camera, stamp)
-        try:
-            self._transforms.send(place.map_from_camera, stamp, camera_frame, place.odom_from_camera)
-        except TransformError as error:
-            place.complaints.append(self._complaint(error))
+        complaints = self._send(place, stamp, camera_frame)
         description = _describe(result, message, settings)
         if verdict.relocalized:
             self._log.event(description)
@@ -169,8 +167,8 @@ class Localization:
         stages.done("publish")
         if not frame.matched:
             line = "localized with the latest CameraInfo: expected one with the image's stamp"
-            place.complaints.append(Condition(Level.WARN, "camera_info_unmatched", line))
-        self._health.accepted(stages.finished(), result.decision.confidence, place.complaints)
+            complaints.append(Condition(Level.WARN, "camera_info_unmatched", line))
+        self._health.accepted(stages.finished(), result.decision.confidence, complaints)
 
     def _check_stamp(self, message: ImageMessage) -> None:
         now, max_age = self._clock.now().nanoseconds, self.settings.input_max_age
@@ -185,16 +183,16 @@ class Localization:
         stamp = message.header.stamp
         map_from_camera, covariance = result.estimate.map_from_camera, result.covariance
         odom_from_camera = self._transforms.odom_from_camera(camera_frame, stamp)
-        map_from_base, complaints = None, []
+        map_from_base, no_base = None, ""
         try:
             camera_from_base = self._transforms.camera_from_base(camera_frame, stamp)
         except TransformError as error:
-            complaints.append(Condition.of(Level.WARN, error.reason, str(error)))
+            no_base = str(error)
         else:
             map_from_base = map_from_camera @ camera_from_base
             covariance = base_covariance(covariance, map_from_camera, camera_from_base)
         covariance = published_covariance(covariance, self.settings.covariance)
-        return _Place(map_from_camera, map_from_base, odom_from_camera, covariance, complaints)
+        return _Place(map_from_camera, map_from_base, no_base, odom_from_camera, covariance)
 
     def _check_priors(self, place: _Place, arrival: Arrival) -> None:
         """Raise unless the pose fits the prior of every trigger that this frame may answer."""
@@ -202,7 +200,7 @@ class Localization:
             if trigger.prior is None:
                 continue
             if place.map_from_base is None:
-                raise FrameRejectedError(RejectReason.NO_BASE_TRANSFORM, place.complaints[0].message)
+                raise FrameRejectedError(RejectReason.NO_BASE_TRANSFORM, place.no_base)
             away = prior_disagreement(
                 trigger.prior, place.map_from_base, place.covariance, self.settings.prior_sigmas
             )
@@ -217,6 +215,26 @@ class Localization:
             raise FrameRejectedError(RejectReason.UNCONFIRMED, verdict.detail)
         return verdict
 
+    def _send(self, place: _Place, stamp: Time, camera_frame: str) -> list[Condition]:
+        """Send what `tf.mode` asks for; return, and log, what keeps parts of the pose from who needs them."""
+        complaints = []
+        if place.map_from_base is None:
+            advice = FRAMES["no_base_transform"]
+            line = f"no pose_with_covariance: no_base_transform: {place.no_base} ({advice})"
+            self._log.problem("no_base_transform", line)
+            complaints.append(Condition.of(Level.WARN, "no_base_transform", place.no_base))
+        try:
+            self._transforms.send(
+                place.map_from_camera, stamp, camera_frame, place.odom_from_camera, place.map_from_base
+            )
+        except TransformError as error:
+            is_conflict = error.reason == "tf_conflict"
+            line = f"no transform sent: {error.reason}: {error} ({NODE[error.reason]})"
+            self._log.problem(error.reason, line, error=is_conflict)
+            level = Level.ERROR if is_conflict else Level.WARN
+            complaints.append(Condition.of(level, error.reason, str(error)))
+        return complaints
+
     def _answer(self, place: _Place, arrival: Arrival, verdict: Verdict, description: str) -> None:
         """Publish the base's pose, hand it off where that is due, and answer who asked."""
         mode = self.settings.handoff_mode
@@ -229,16 +247,12 @@ class Localization:
             self._hand_off_due = False
         elif hand_off:  # stays due, and those who asked go on waiting
             for trigger in triggers:
-                trigger.last_reason = place.complaints[0].message
+                trigger.last_reason = (
+                    f"the camera was found, the robot not: no_base_transform: {place.no_base}"
+                )
             return
         for trigger in triggers:
             trigger.end(True, description)
-
-    def _complaint(self, error: TransformError) -> Condition:
-        is_conflict = error.reason == "tf_conflict"
-        line = f"no transform sent: {error.reason}: {error}"
-        self._log.problem(error.reason, line, error=is_conflict)
-        return Condition.of(Level.ERROR if is_conflict else Level.WARN, error.reason, str(error))
 
     def _reject(self, reason: RejectReason, detail: str, arrival: Arrival, stages: _Stages) -> None:
         for trigger in self._triggers.waiting(arrival.at):

@@ -1,4 +1,4 @@
-"""Load a model and run it once, in a thread of its own: a first TensorRT start takes minutes."""
+"""Load a model and run it once, in a thread of its own: a start on TensorRT takes minutes."""
 
 from __future__ import annotations
 

@@ -226,13 +226,10 @@ class StructposeRelocalizer(LifecycleNode):
     def _subscribe(self) -> None:
         kind = Image if self.settings.input_transport == "raw" else CompressedImage
         group = MutuallyExclusiveCallbackGroup()
-        for message_type, topic, callback, qos in (
-            (CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS),
-            (kind, self._image_topic, self._on_image, SENSOR_QOS),
-            (PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1),
-        ):
-            made = self._watch.subscription(message_type, topic, callback, qos, group)
-            self._subscriptions_while_active.append(made)
+        subscribe, keep = self._watch.subscription, self._subscriptions_while_active.append
+        keep(subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, group))
+        keep(subscribe(kind, self._image_topic, self._on_image, SENSOR_QOS, group))
+        keep(subscribe(PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1, group))
 
     def _stop(self, why: str) -> None:
         """Stop listening and end the worker, whatever the state."""

@@ -164,12 +164,17 @@ class Transforms:
             return None
 
     def send(
-        self, map_from_camera: Array, stamp: Time, camera_frame: str, odom_from_camera: Array | None
+        self,
+        map_from_camera: Array,
+        stamp: Time,
+        camera_frame: str,
+        odom_from_camera: Array | None,
+        map_from_base: Array | None = None,
     ) -> None:
-        """Send the transform that `tf.mode` asks for.
+        """Send the transform that `tf.mode` asks for; with `map_to_base` and no base, none.
 
         Raises:
-            TransformError: `tf_conflict`, `no_base_transform` or `no_odom_transform`; nothing was sent then.
+            TransformError: `tf_conflict` or `no_odom_transform`; nothing was sent then.
         """
         settings = self.settings
         if settings.tf_mode == "none":
@@ -177,8 +182,8 @@ class Transforms:
         if settings.tf_mode == "map_to_camera":
             self._broadcast(map_from_camera, stamp, camera_frame)
         elif settings.tf_mode == "map_to_base":
-            map_from_base = map_from_camera @ self.camera_from_base(camera_frame, stamp)
-            self._broadcast(map_from_base, stamp, settings.base_frame)
+            if map_from_base is not None:
+                self._broadcast(map_from_base, stamp, settings.base_frame)
         elif odom_from_camera is None:
             raise TransformError(
                 "no_odom_transform",

@@ -148,7 +148,7 @@ def test_another_parent_is_refused(make: Make, mode: str, child: str) -> None:
     if mode == "map_to_base":
         made._buffer.set_transform(tf_message("odom", "base_link", HERE, AT), "")
     with pytest.raises(TransformError, match=rf"expected '{child}' to have no parent, .* -> '{child}'"):
-        made.send(HERE, stamp(AT), CAMERA, None)
+        made.send(HERE, stamp(AT), CAMERA, None, HERE)
     assert not sent
 
 
