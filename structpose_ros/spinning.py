@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import rclpy
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from structpose_ros.executor import ThreadsExecutor
 from structpose_ros.parameters import ParameterError
 
 EXIT_BAD_START = 2
@@ -87,7 +87,7 @@ def set_by_signals() -> Stopping:
 
 def _spin(node: Node, stopping: Stopping) -> None:
     """Spin in a thread, so that this one, the main thread, is there when Python hands it a signal."""
-    executor = MultiThreadedExecutor(num_threads=THREADS)
+    executor = ThreadsExecutor(THREADS)
     executor.add_node(node)
 
     def spin() -> None:
@@ -107,7 +107,6 @@ def _spin(node: Node, stopping: Stopping) -> None:
         node.interrupt()
     executor.create_task(lambda: None)  # spin_once returns only for work
     spinner.join()
-    executor._executor.shutdown()  # rclpy forgets what is queued there; it would find a node that is gone
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()

@@ -32,6 +32,7 @@ CORE = {
 }
 NODE = {
     "diagnostics",
+    "executor",
     "frame_input",
     "image_files",
     "image_messages",
