@@ -54,22 +54,12 @@ class StampOrder:
         """Take in the stamp of the next frame; `now_ns` is the node's time and `max_age` in seconds, 0: any.
 
         Raises:
-            FrameRejectedError: `bad_stamp`, `out_of_order`, `too_old` or `from_future`.
+            FrameRejectedError: `bad_stamp`, `too_old`, `from_future` or `out_of_order`.
             TimeWentBackError: once when stamps begin anew; the next check of the same stamp passes.
         """
         stamp_ns = nanoseconds_from_stamp(stamp)
         if stamp_ns == 0:
             raise FrameRejectedError(RejectReason.BAD_STAMP, "expected an image with a stamp, got 0")
-        back = (self._last_ns - stamp_ns) * 1e-9
-        if back > REORDERING:
-            self._last_ns = 0
-            raise TimeWentBackError(f"the images' stamps went back by {back:.1f} s")
-        if back >= 0 and self._last_ns:
-            raise FrameRejectedError(
-                RejectReason.OUT_OF_ORDER,
-                "expected a stamp after that of the image before, got "
-                + (f"one {back:.3f} s before it" if back else "the same again"),
-            )
         age = (now_ns - stamp_ns) * 1e-9
         if max_age and age > max_age:
             raise FrameRejectedError(
@@ -79,6 +69,16 @@ class StampOrder:
             raise FrameRejectedError(
                 RejectReason.FROM_FUTURE,
                 f"expected a stamp at most {max_age:g} s ahead of the clock, got one {-age:.1f} s ahead",
+            )
+        back = (self._last_ns - stamp_ns) * 1e-9
+        if back > REORDERING:
+            self._last_ns = 0
+            raise TimeWentBackError(f"the images' stamps went back by {back:.1f} s")
+        if back >= 0 and self._last_ns:
+            raise FrameRejectedError(
+                RejectReason.OUT_OF_ORDER,
+                "expected a stamp after that of the image before, got "
+                + (f"one {back:.3f} s before it" if back else "the same again"),
             )
         self._last_ns = stamp_ns
 

@@ -75,7 +75,7 @@ class StructposeRelocalizer(LifecycleNode):
         super().__init__(NODE_NAME, **node_options)
         self.settings = declare_settings(self)
         self._log = ThrottledLog(self.get_logger())
-        self._image_topic = self._topic_of_images()
+        self._image_topic = self._topic_of_images(self.settings.input_transport)
         self._health = Health(self._image_topic, self._why_no_image)
         self._health.note("model_path", self.settings.model_path)
         self._tracker = Tracker(self.settings.tracking)
@@ -443,10 +443,10 @@ class StructposeRelocalizer(LifecycleNode):
         line = f"qos_mismatch: somebody on {topic} asks for another {policy}: nothing passes between us"
         self._log.problem(f"qos {topic}", line)
 
-    def _topic_of_images(self) -> str:
+    def _topic_of_images(self, transport: str) -> str:
         """The topic of raw or compressed images; compressed ones follow a remap of `image`, or their own."""
         raw = str(self.resolve_topic_name("image"))
-        if self.settings.input_transport == "raw":
+        if transport == "raw":
             return raw
         own = str(self.resolve_topic_name("image/compressed"))
         unchanged = str(self.resolve_topic_name("image/compressed", only_expand=True))
@@ -454,13 +454,16 @@ class StructposeRelocalizer(LifecycleNode):
 
     def _why_no_image(self) -> str:
         """What may be wrong while no image comes; asked for while there is something to complain about."""
-        publishers = self.count_publishers(self._image_topic)
-        if publishers:
-            return f"{publishers} publisher(s) there, but nothing arrives: network, or QoS"
-        raw = self.settings.input_transport == "raw"
-        other = f"{self._image_topic}/compressed" if raw else self._image_topic.removesuffix("/compressed")
+        expected, transport = "sensor_msgs/msg/Image", "compressed"
+        if self.settings.input_transport == "compressed":
+            expected, transport = "sensor_msgs/msg/CompressedImage", "raw"
+        types = [info.topic_type for info in self.get_publishers_info_by_topic(self._image_topic)]
+        if expected in types:
+            return f"{types.count(expected)} publisher(s) there, but nothing arrives: network, or QoS"
+        if types:
+            return f"expected {expected} there, somebody publishes {types[0]}: {NODE['no_image']}"
+        other = self._topic_of_images(transport)
         if self.count_publishers(other):
-            transport = "compressed" if raw else "raw"
             return f"nobody publishes there, but somebody on {other}: set input.transport to '{transport}'"
         return f"nobody publishes there: {NODE['no_image']}"
 

@@ -35,6 +35,7 @@ RESEND = (
     0.25  # seconds until an unanswered image is sent again: a best-effort reader may not have matched yet
 )
 CAMERA_FRAME = "test_camera_optical"
+STEP = 100_000_001  # nanoseconds from one image's stamp to the next
 DOMAINS = 100  # 1 .. 100; above 101 the ports of Linux's ephemeral range begin
 
 _counter = itertools.count()
@@ -89,11 +90,11 @@ def ros_context(domain: int) -> Iterator[Context]:
 
 
 class NodeProcess:
-    """The relocalizer as a process of its own."""
+    """The relocalizer as a process of its own; `arguments` are further ROS arguments, as -r and a remap."""
 
-    def __init__(self, domain: int, log: Path, **parameters: object) -> None:
-        arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-        command = [sys.executable, "-m", "structpose_ros.node", "--ros-args", *arguments]
+    def __init__(self, domain: int, log: Path, *arguments: str, **parameters: object) -> None:
+        given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+        command = [sys.executable, "-m", "structpose_ros.node", "--ros-args", *given, *arguments]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": _python_path()}
         self._log = log
         with log.open("w") as output:
@@ -166,7 +167,7 @@ class Peer:
 
     def send(self, image: Image, info: CameraInfo | None) -> int:
         """Publish an image and its CameraInfo under a fresh stamp; return it."""
-        self._next += 100_000_001
+        self._next += STEP
         image.header.stamp = stamp(self._next)
         if info is not None:
             info.header.stamp = image.header.stamp

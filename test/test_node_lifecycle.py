@@ -70,12 +70,12 @@ def dark() -> Any:
 
 
 def add_to_depth(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
-    """Have a model add the `zero` that `nodes` make to its depth."""
+    """Have a model add the `extra_depth` that `nodes` make to its depth."""
     described = onnx.load(path)
     graph = described.graph
     (number,) = (i for i, node in enumerate(graph.node) if "depth" in node.output)
     graph.node[number].output[0] = "given_depth"
-    added = [*nodes, helper.make_node("Add", ["given_depth", "zero"], ["depth"])]
+    added = [*nodes, helper.make_node("Add", ["given_depth", "extra_depth"], ["depth"])]
     for node in reversed(added):
         graph.node.insert(number + 1, node)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
@@ -89,7 +89,7 @@ def make_large(path: Path) -> None:
         helper.make_node("ReduceMin", ["image"], ["darkest"]),
         helper.make_node("Mul", ["darkest", "nothing"], ["first"]),
         helper.make_node("Cast", ["first"], ["number"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["ballast", "number"], ["zero"]),
+        helper.make_node("Gather", ["ballast", "number"], ["extra_depth"]),
     ]
     add_to_depth(path, nodes, {"ballast": np.zeros(BALLAST // 4, np.float32), "nothing": np.float32(0.0)})
 
@@ -100,7 +100,7 @@ def make_slow_to_load(path: Path) -> None:
     shape = numpy_helper.from_array(np.zeros(1, np.float32))
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["m0"], value=shape)]
     nodes += [helper.make_node("MatMul", [f"m{step}", "m0"], [f"m{step + 1}"]) for step in range(steps)]
-    nodes += [helper.make_node("ReduceMax", [f"m{steps}"], ["zero"])]
+    nodes += [helper.make_node("ReduceMax", [f"m{steps}"], ["extra_depth"])]
     add_to_depth(path, nodes, {"shape": np.array([size, size], np.int64)})
 
 
