@@ -15,14 +15,14 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from structpose_ros.advice import NODE
 from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, Level
 from structpose_ros.frame_input import CameraInfos
 from structpose_ros.gate import Prior
+from structpose_ros.image_topic import CAMERA_INFO_QOS, IMAGE_QOS, ImageTopic
 from structpose_ros.localization import Arrival, ImageMessage, Localization
 from structpose_ros.messages import prior_from_message
 from structpose_ros.model_loading import LoadingError, ModelLoading
@@ -45,19 +45,6 @@ NODE_NAME = "structpose_relocalizer"
 DIAGNOSTICS_PERIOD = 1.0
 EXPIRY_PERIOD = 0.05  # seconds between two looks at the clock, for LOST and for triggers without an answer
 
-SENSOR_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=1,
-    reliability=ReliabilityPolicy.BEST_EFFORT,
-    durability=DurabilityPolicy.VOLATILE,
-)
-CAMERA_INFO_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=10,
-    reliability=ReliabilityPolicy.BEST_EFFORT,
-    durability=DurabilityPolicy.VOLATILE,
-)
-
 
 class StructposeRelocalizer(LifecycleNode):
     """Configured: a model is loaded. Active: images are localised. Comes up by itself unless told not to.
@@ -75,8 +62,8 @@ class StructposeRelocalizer(LifecycleNode):
         super().__init__(NODE_NAME, **node_options)
         self.settings = declare_settings(self)
         self._log = ThrottledLog(self.get_logger())
-        self._image_topic = self._topic_of_images(self.settings.input_transport)
-        self._health = Health(self._image_topic, self._why_no_image)
+        self._images = ImageTopic(self, self.settings.input_transport)
+        self._health = Health(self._images.name, self._images.why_silent)
         self._health.note("model_path", self.settings.model_path)
         self._tracker = Tracker(self.settings.tracking)
         self._triggers = Triggers(self._note_outcome)
@@ -224,11 +211,10 @@ class StructposeRelocalizer(LifecycleNode):
         self._show_idle()
 
     def _subscribe(self) -> None:
-        kind = Image if self.settings.input_transport == "raw" else CompressedImage
         group = MutuallyExclusiveCallbackGroup()
         subscribe, keep = self._watch.subscription, self._subscriptions_while_active.append
         keep(subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, group))
-        keep(subscribe(kind, self._image_topic, self._on_image, SENSOR_QOS, group))
+        keep(subscribe(self._images.kind, self._images.name, self._on_image, IMAGE_QOS, group))
         keep(subscribe(PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1, group))
 
     def _stop(self, why: str) -> None:
@@ -442,30 +428,6 @@ class StructposeRelocalizer(LifecycleNode):
         self._health.note("qos_mismatch", f"{topic}: {policy}")
         line = f"qos_mismatch: somebody on {topic} asks for another {policy}: nothing passes between us"
         self._log.problem(f"qos {topic}", line)
-
-    def _topic_of_images(self, transport: str) -> str:
-        """The topic of raw or compressed images; compressed ones follow a remap of `image`, or their own."""
-        raw = str(self.resolve_topic_name("image"))
-        if transport == "raw":
-            return raw
-        own = str(self.resolve_topic_name("image/compressed"))
-        unchanged = str(self.resolve_topic_name("image/compressed", only_expand=True))
-        return f"{raw}/compressed" if own == unchanged else own
-
-    def _why_no_image(self) -> str:
-        """What may be wrong while no image comes; asked for while there is something to complain about."""
-        expected, transport = "sensor_msgs/msg/Image", "compressed"
-        if self.settings.input_transport == "compressed":
-            expected, transport = "sensor_msgs/msg/CompressedImage", "raw"
-        types = [info.topic_type for info in self.get_publishers_info_by_topic(self._image_topic)]
-        if expected in types:
-            return f"{types.count(expected)} publisher(s) there, but nothing arrives: network, or QoS"
-        if types:
-            return f"expected {expected} there, somebody publishes {types[0]}: {NODE['no_image']}"
-        other = self._topic_of_images(transport)
-        if self.count_publishers(other):
-            return f"nobody publishes there, but somebody on {other}: set input.transport to '{transport}'"
-        return f"nobody publishes there: {NODE['no_image']}"
 
 
 def main(args: list[str] | None = None) -> int:

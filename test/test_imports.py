@@ -36,6 +36,7 @@ NODE = {
     "frame_input",
     "image_files",
     "image_messages",
+    "image_topic",
     "localization",
     "messages",
     "model_loading",

@@ -417,7 +417,9 @@ def test_simulated_time_rules_what_depends_on_time(own: Bench, tmp_path: Path) -
     def localize() -> None:
         expected = own.next_stamp()
         assert nanoseconds(own.pose_of(good_image(), good_info()).header.stamp) >= expected
-        own.wait(lambda: own.values().get("state") == "LOCALIZED" and localized[-1].data, "LOCALIZED")
+        own.wait(
+            lambda: own.values().get("state") == "LOCALIZED" and localized and localized[-1].data, "LOCALIZED"
+        )
 
     def relocalize() -> Trigger.Response:
         return own.call(Trigger, f"{NODE}/relocalize", Trigger.Request())  # type: ignore[no-any-return]

@@ -66,6 +66,10 @@ class Watcher(Peer):
         self.node.create_subscription(PoseWithCovarianceStamped, "initialpose", self.handed_off.append, 10)
         self.hints = self.node.create_publisher(PoseWithCovarianceStamped, "trigger_localization", 1)
 
+    def is_localized(self) -> bool | None:
+        """What ~/localized said last, None before it said anything."""
+        return self.localized[-1] if self.localized else None
+
     def state(self) -> str:
         """The state in the last diagnostics."""
         return self.values().get("state", "")
@@ -218,7 +222,7 @@ def test_what_is_not_the_room_gives_no_pose_and_a_reason(
     """Covered, noise, foreign patterns: silence, the reason in diagnostics, then LOST; then found again."""
     start(**{"model.path": room_model, "run.lost_timeout": 1.0})
     truth = play(peer, views["here"], camera, lambda: len(peer.poses) >= 3, "poses")
-    peer.wait(lambda: peer.localized and peer.localized[-1], "localized")
+    peer.wait(peer.is_localized, "localized")
     for name, pixels in unrecognisable().items():
         rejected = int(peer.values()["frames_rejected"])
         foreign = play(
@@ -236,10 +240,10 @@ def test_what_is_not_the_room_gives_no_pose_and_a_reason(
             "unconfirmed",
         )
         assert peer.diagnostics[-1].level != b"\x00"
-    peer.wait(lambda: peer.state() == "LOST" and not peer.localized[-1], "LOST")
+    peer.wait(lambda: peer.state() == "LOST" and peer.is_localized() is False, "LOST")
     published = len(peer.poses)
     truth |= play(peer, views["here"], camera, lambda: len(peer.poses) > published, "a pose again")
-    peer.wait(lambda: peer.localized[-1], "localized again")
+    peer.wait(peer.is_localized, "localized again")
     assert_true(peer, truth)
 
 
@@ -249,7 +253,7 @@ def test_without_images_the_node_is_lost_in_time(peer: Watcher, start: Start, mo
     peer.wait(lambda: peer.localized == [False], "false before the first pose")
     peer.send_until(lambda: True in peer.localized, "localized", good_image(), good_info())
     at = time.monotonic()
-    peer.wait(lambda: peer.localized[-1] is False, "lost")
+    peer.wait(lambda: peer.is_localized() is False, "lost")
     assert 0.3 < time.monotonic() - at < 2.0
     peer.wait(lambda: peer.state() == "LOST", "LOST in diagnostics")
     late: list[bool] = []
@@ -395,9 +399,9 @@ def test_reset_begins_anew(peer: Watcher, start: Start, model: Path) -> None:
     peer.send_until(lambda: peer.handed_off, "a pose", good_image(), good_info())
     answer = peer.call(Trigger, f"{NODE}/reset", Trigger.Request())
     assert (answer.success, answer.message) == (True, "forgot everything: SEARCHING")
-    peer.wait(lambda: peer.localized[-1] is False, "not localized")
+    peer.wait(lambda: peer.is_localized() is False, "not localized")
     peer.send_until(lambda: len(peer.handed_off) == 2, "found again", good_image(), good_info())
-    peer.wait(lambda: peer.localized[-1], "localized")
+    peer.wait(peer.is_localized, "localized")
 
 
 def test_the_first_pose_waits_for_others_that_agree(peer: Watcher, start: Start, model: Path) -> None:
