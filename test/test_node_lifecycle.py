@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -280,7 +281,8 @@ def test_a_transition_that_can_not_be_is_refused(bench: Rig, model: Path) -> Non
     robot.localize()
     assert bench.process.stop() == 0
     line = "transition refused: expected a transition that the state 'unconfigured' has, got 3"
-    assert any(line in logged for logged in bench.log)
+    # From Kilted on rclpy refuses it by itself, in its own words.
+    assert any(line in logged or "Unable to start transition 3" in logged for logged in bench.log)
 
 
 # Parameters at run time.
@@ -470,8 +472,11 @@ def test_autostart_leaves_the_node_to_who_was_faster(model: Path, capfd: pytest.
         executor = SingleThreadedExecutor(context=node.context)
         executor.add_node(node)
         until = time.monotonic() + 10.0
-        while "autostart: left to who" not in capfd.readouterr().err and time.monotonic() < until:
+        said = ""
+        # From Kilted on rclpy refuses the second configure by itself, in its own words.
+        while not re.search("autostart: left to who|Unable to start transition", said):
             executor.spin_once(timeout_sec=0.1)
-        assert time.monotonic() < until
+            said += capfd.readouterr().err
+            assert time.monotonic() < until
         assert node._state_machine.current_state[1] == "inactive"
         executor.shutdown()
