@@ -133,14 +133,15 @@ def disagreement(earlier: Sighting, later: Sighting, options: TrackingOptions) -
     """Return how far `later` is from where `earlier` puts it, in words; empty where they agree.
 
     Where odometry is known at both times, it says how the camera moved in between (REP 105: odom is
-    continuous); elsewhere the camera may have moved at the greatest speed.
+    continuous); elsewhere the camera may have moved at the greatest speed, but for no longer than
+    `lost_timeout`: after a long time any two poses would agree.
     """
     expected = earlier.map_from_camera
     distance, angle = options.consistency_distance, options.consistency_angle
     if earlier.odom_from_camera is not None and later.odom_from_camera is not None:
         expected = expected @ invert(earlier.odom_from_camera) @ later.odom_from_camera
     else:
-        seconds = abs(later.stamp_ns - earlier.stamp_ns) * 1e-9
+        seconds = min(abs(later.stamp_ns - earlier.stamp_ns) * 1e-9, options.lost_timeout)
         distance += options.max_speed * seconds
         angle += options.max_turn_rate * seconds
     metres, degrees = pose_error(later.map_from_camera, expected)

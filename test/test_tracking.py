@@ -103,7 +103,8 @@ def test_odometry_takes_the_motion_out(
 def test_without_odometry_the_greatest_speed_is_allowed_for() -> None:
     """0.2 m and 0.1 rad, and 1 m/s and 0.5 rad/s for the time between."""
     first = at(0.0, 0)
-    for number, reach, angle in ((1, 0.3, 0.15), (10, 1.2, 0.6)):
+    # The last is half a minute later, when no more is allowed for than after lost_timeout, 2 s.
+    for number, reach, angle in ((1, 0.3, 0.15), (10, 1.2, 0.6), (300, 2.2, 1.1)):
         assert disagreement(first, at(reach - 1e-6, number), STRICT) == ""
         assert disagreement(first, at(reach + 1e-6, number), STRICT) != ""
         assert disagreement(first, at(0.0, number, angle - 1e-6), STRICT) == ""
