@@ -112,14 +112,7 @@ class ModelContract:
                 f"expected a model exported by `structpose export` (metadata '{METADATA_KEY}'), "
                 f"got an ONNX file with metadata {sorted(metadata) or 'none'}"
             )
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:  # also numbers too long, and nesting too deep
-            raise ModelFileError(f"expected JSON in metadata '{METADATA_KEY}', got: {error}") from error
-        if not isinstance(content, dict):
-            raise ModelFileError(
-                f"expected a JSON object in metadata '{METADATA_KEY}', got {type(content).__name__}"
-            )
+        content = json_object(text, METADATA_KEY)
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise ModelFileError(
@@ -127,6 +120,21 @@ class ModelContract:
                 "export the training run again with this release"
             )
         return _contract_from(content)
+
+
+def json_object(text: str, key: str) -> dict[str, Any]:
+    """Return the JSON object that a metadata entry holds; `key` is the entry's name.
+
+    Raises:
+        ModelFileError: it is no JSON, or another kind of value.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers too long, and nesting too deep
+        raise ModelFileError(f"expected JSON in metadata '{key}', got: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFileError(f"expected a JSON object in metadata '{key}', got {type(content).__name__}")
+    return content
 
 
 def _contract_from(content: dict[str, Any]) -> ModelContract:

@@ -188,11 +188,9 @@ class Health:
         if self._idle is not None and self._idle.level is not Level.OK:
             return self._idle
         last = self._last_frame or Condition(Level.OK, "first_image", "working on the first image")
-        if (
-            self._idle is not None and last.level is not Level.ERROR
-        ):  # an error is for who looks in between too
-            last = self._idle
-        return self._silence() or last
+        # Between two requests the last frame counts for nothing, but for an error.
+        resting = None if last.level is Level.ERROR else self._idle
+        return self._silence() or resting or last
 
     def _silence(self) -> Condition | None:
         silence = None if self._image_at is None else time.monotonic() - self._image_at

@@ -32,6 +32,7 @@ from structpose_ros.outputs import Outputs
 from structpose_ros.pictures import Pictures
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.settings import Settings
+from structpose_ros.spinning import one_line
 from structpose_ros.throttled_log import ThrottledLog
 from structpose_ros.tracking import Sighting, Tracker, Verdict
 from structpose_ros.transforms import TransformError, Transforms
@@ -137,8 +138,7 @@ class Localization:
         except FrameRejectedError as rejected:
             self._reject(rejected.reason, str(rejected), arrival, stages)
         except Exception as error:
-            text = " ".join(str(error).split())
-            self._reject(RejectReason.INTERNAL_ERROR, f"{type(error).__name__}: {text}", arrival, stages)
+            self._reject(RejectReason.INTERNAL_ERROR, one_line(error), arrival, stages)
 
     def _localize(self, arrival: Arrival, stages: _Stages) -> None:
         settings, message = self.settings, arrival.message
@@ -159,10 +159,9 @@ class Localization:
         stages.done("confirm")
         self._outputs.publish_pose(place.map_from_camera, stamp)
         complaints = self._send(place, stamp, camera_frame)
-        description = _describe(result, message, settings)
         if verdict.relocalized:
-            self._log.event(description)
-        self._answer(place, arrival, verdict, description)
+            self._log.event(_describe(result, message, settings))
+        self._answer(place, result, arrival, verdict)
         self._pictures.publish(result, frame.camera, message.header, camera_frame)
         stages.done("publish")
         if not frame.matched:
@@ -235,7 +234,7 @@ class Localization:
             complaints.append(Condition.of(level, error.reason, str(error)))
         return complaints
 
-    def _answer(self, place: _Place, arrival: Arrival, verdict: Verdict, description: str) -> None:
+    def _answer(self, place: _Place, result: Result, arrival: Arrival, verdict: Verdict) -> None:
         """Publish the base's pose, hand it off where that is due, and answer who asked."""
         mode = self.settings.handoff_mode
         triggers = self._triggers.waiting(arrival.at)
@@ -252,7 +251,7 @@ class Localization:
                 )
             return
         for trigger in triggers:
-            trigger.end(True, description)
+            trigger.end(True, _describe(result, arrival.message, self.settings))
 
     def _reject(self, reason: RejectReason, detail: str, arrival: Arrival, stages: _Stages) -> None:
         for trigger in self._triggers.waiting(arrival.at):

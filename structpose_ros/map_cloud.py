@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.contract import ModelFileError
+from structpose_ros.contract import ModelFileError, json_object
 
 MAP_CLOUD_KEY = "structpose_ros.map_points"
 MAP_CLOUD_VERSION = 1
@@ -97,14 +97,7 @@ class MapCloud:
 
 def _content_of(text: str) -> dict[str, Any]:
     """Return the entry's JSON object once its version, field names and field types are right."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"expected JSON in metadata '{MAP_CLOUD_KEY}', got: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFileError(
-            f"expected a JSON object in metadata '{MAP_CLOUD_KEY}', got {type(content).__name__}"
-        )
+    content = json_object(text, MAP_CLOUD_KEY)
     version = content.get("version")
     if version != MAP_CLOUD_VERSION:
         raise ModelFileError(

@@ -115,8 +115,8 @@ def camera_info_from_camera(camera: Camera, stamp: Time, frame: str) -> CameraIn
     )
 
 
-def map_from_camera_of_pose(pose: Pose) -> npt.NDArray[np.float64]:
-    """Return the (4, 4) transform of a Pose of the camera, or of anything else, in the map.
+def target_from_source_of_pose(pose: Pose) -> npt.NDArray[np.float64]:
+    """Return the (4, 4) transform that a Pose means, of its source frame in its target frame.
 
     Raises:
         ValueError: a position that is not finite, or a quaternion without a direction.
@@ -168,7 +168,7 @@ def prior_from_message(message: PoseWithCovarianceStamped, map_frame: str) -> Pr
     variances = np.diag(covariance)
     if not np.isfinite(covariance).all() or (variances < 0).any():
         raise ValueError(f"expected finite variances of at least 0, got {variances.tolist()}")
-    return Prior(map_from_camera_of_pose(message.pose.pose), covariance)
+    return Prior(target_from_source_of_pose(message.pose.pose), covariance)
 
 
 def pose_of(target_from_source: npt.NDArray[np.float64]) -> Pose:

@@ -11,6 +11,7 @@ from structpose_ros.contract import ModelFileError
 from structpose_ros.gate import GateOptions
 from structpose_ros.network import OnnxNetwork, ProviderError
 from structpose_ros.relocalizer import Relocalizer
+from structpose_ros.spinning import one_line
 
 
 class LoadingError(RuntimeError):
@@ -55,9 +56,7 @@ class ModelLoading:
         except ProviderError as error:
             self._error = LoadingError("bad_provider", str(error))
         except Exception as error:
-            text = " ".join(str(error).split())
-            line = f"expected a model that runs, got: {type(error).__name__}: {text}"
-            self._error = LoadingError("bad_model", line)
+            self._error = LoadingError("bad_model", f"expected a model that runs, got: {one_line(error)}")
         self._done.set()
 
 

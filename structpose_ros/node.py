@@ -397,9 +397,10 @@ class StructposeRelocalizer(LifecycleNode):
         self._log.event(f"forgetting where the robot is: {why}")
         self._tracker.reset()
         self._pictures.forget()
-        self._transforms.forget_odometry_correction()
         if time_went_back:
             self._transforms.forget()
+        else:
+            self._transforms.forget_odometry_correction()
         self._show_state()
 
     def _show_state(self) -> None:

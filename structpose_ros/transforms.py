@@ -25,6 +25,7 @@ from structpose_ros.settings import Settings
 
 Array = npt.NDArray[np.float64]
 CACHE_TIME = 10.0  # seconds of transforms remembered, also of who gave a frame its parent
+ECHOES = 1000  # transforms of its own that the node knows again when it hears them
 SETTLING = 1.0  # seconds of listening until the parents that others give to frames have been heard
 
 
@@ -46,13 +47,13 @@ class WatchedBuffer(tf2_ros.Buffer):
         # By child: the parent that somebody else gives it. On /tf_static for good, on /tf until a time.
         self._fixed_parents: dict[str, str] = {}
         self._moving_parents: dict[str, tuple[str, float]] = {}
-        self._sent: deque[tuple[str, int, float, float, float]] = deque(maxlen=1000)
+        self._sent: dict[str, deque[tuple[int, float, float, float]]] = {}  # by child, of the node's own
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Take in a transform of /tf."""
         parent, child = _edge(transform)
         with self._arrived:
-            if _fingerprint(transform) not in self._sent:
+            if _fingerprint(transform) not in self._sent.get(child, ()):
                 self._moving_parents[child] = (parent, time.monotonic() + CACHE_TIME)
         super().set_transform(transform, authority)
         self._wake()
@@ -67,8 +68,9 @@ class WatchedBuffer(tf2_ros.Buffer):
 
     def note_sent(self, transform: TransformStamped) -> None:
         """Remember a transform as the node's own before it is sent: its echo is nobody else's."""
+        _, child = _edge(transform)
         with self._arrived:
-            self._sent.append(_fingerprint(transform))
+            self._sent.setdefault(child, deque(maxlen=ECHOES)).append(_fingerprint(transform))
 
     def parent_by_others(self, child: str) -> str:
         """Return the parent that somebody else gives to `child`, empty if nobody does."""
@@ -91,10 +93,9 @@ def _edge(transform: TransformStamped) -> tuple[str, str]:
     return transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
 
 
-def _fingerprint(transform: TransformStamped) -> tuple[str, int, float, float, float]:
+def _fingerprint(transform: TransformStamped) -> tuple[int, float, float, float]:
     moved = transform.transform.translation
-    stamp = nanoseconds_from_stamp(transform.header.stamp)
-    return transform.child_frame_id, stamp, moved.x, moved.y, moved.z
+    return nanoseconds_from_stamp(transform.header.stamp), moved.x, moved.y, moved.z
 
 
 class Transforms:

@@ -45,7 +45,7 @@ from ros_helpers import image_message, next_domain, ros_context
 from std_srvs.srv import SetBool, Trigger
 
 from structpose_ros.geometry import transform
-from structpose_ros.messages import map_from_camera_of_pose
+from structpose_ros.messages import target_from_source_of_pose
 from structpose_ros.node import StructposeRelocalizer
 
 CYCLES, SETTLED = 20, 5
@@ -246,7 +246,7 @@ def test_another_model_is_another_map(bench: Rig, model: Path, tmp_path: Path) -
     assert robot.change(ACTIVATE)
     robot.localize()
     robot.wait_for_reason("localized")
-    np.testing.assert_allclose(map_from_camera_of_pose(robot.poses[-1].pose), moved, atol=1e-6)
+    np.testing.assert_allclose(target_from_source_of_pose(robot.poses[-1].pose), moved, atol=1e-6)
     assert robot.values()["model_path"] == str(other)
     assert robot.values()["last_reject_reason"] == "unconfirmed"
     assert int(robot.values()["frames_rejected"]) == 2, "the first image of each map"

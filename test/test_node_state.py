@@ -38,7 +38,7 @@ from test_node import MAP_FROM_CAMERA, blinding_image, good_image, good_info
 
 from structpose_ros.camera import Camera
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform
-from structpose_ros.messages import map_from_camera_of_pose, pose_with_covariance_stamped
+from structpose_ros.messages import pose_with_covariance_stamped, target_from_source_of_pose
 from structpose_ros.resources import share_path
 from structpose_ros.training.synthetic import demo
 
@@ -165,7 +165,7 @@ def assert_true(peer: Watcher, truth: dict[int, np.ndarray]) -> None:
     """Every pose published so far is near the true one of its image."""
     for pose in peer.poses:
         metres, degrees = pose_error(
-            map_from_camera_of_pose(pose.pose), truth[nanoseconds(pose.header.stamp)]
+            target_from_source_of_pose(pose.pose), truth[nanoseconds(pose.header.stamp)]
         )
         assert metres < 0.25 and degrees < 5.0
 

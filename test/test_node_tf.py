@@ -29,7 +29,7 @@ from ros_helpers import CAMERA_FRAME, nanoseconds
 
 from structpose_ros.covariance import CovarianceOptions, base_covariance, published_covariance
 from structpose_ros.geometry import invert, rotation_from_vector, transform
-from structpose_ros.messages import map_from_camera_of_pose
+from structpose_ros.messages import target_from_source_of_pose
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
 
@@ -90,7 +90,7 @@ def drive(
 
 
 def pose_of_base(robot: Robot) -> np.ndarray:
-    return map_from_camera_of_pose(robot.bases[-1].pose.pose)
+    return target_from_source_of_pose(robot.bases[-1].pose.pose)
 
 
 # What each mode sends.
@@ -148,7 +148,7 @@ def test_map_to_base(bench: Rig, tmp_path: Path) -> None:
     base = robot.bases[0]
     assert base.header == message.header
     pose = next(pose for pose in robot.poses if pose.header == base.header)
-    np.testing.assert_allclose(map_from_camera_of_pose(pose.pose), MAP_FROM_CAMERA, **EXACT)
+    np.testing.assert_allclose(target_from_source_of_pose(pose.pose), MAP_FROM_CAMERA, **EXACT)
     np.testing.assert_allclose(pose_of_base(robot), MAP_FROM_BASE, **EXACT)
     moved = base_covariance(covariance, MAP_FROM_CAMERA, invert(BASE_FROM_CAMERA))
     assert np.abs(moved - covariance).max() > 0.1 * np.abs(covariance).max(), "the lever arm counts"
@@ -375,6 +375,6 @@ def test_a_camera_that_pans_is_taken_where_it_was(bench: Rig, model: Path) -> No
     robot.wait(lambda: len(robot.heard) > 1, "transforms")
     expected = MAP_FROM_CAMERA @ invert(AT_THE_STAMP @ MAST_FROM_CAMERA)
     for base in robot.bases:
-        np.testing.assert_allclose(map_from_camera_of_pose(base.pose.pose), expected, **EXACT)
+        np.testing.assert_allclose(target_from_source_of_pose(base.pose.pose), expected, **EXACT)
     for message in robot.heard_of("base_link"):
         np.testing.assert_allclose(matrix_of(message.transform), expected, **EXACT)

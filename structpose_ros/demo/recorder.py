@@ -19,7 +19,7 @@ from rclpy.utilities import remove_ros_args
 from tf2_msgs.msg import TFMessage
 
 from structpose_ros.demo import RECORDER_READY
-from structpose_ros.messages import map_from_camera_of_pose, nanoseconds_from_stamp
+from structpose_ros.messages import nanoseconds_from_stamp, target_from_source_of_pose
 from structpose_ros.spinning import set_by_signals
 from structpose_ros.training.frames import write_atomic
 
@@ -51,7 +51,7 @@ class DemoRecorder(Node):
                 "stamp_ns": stamp_ns,
                 "latency_ms": (received_ns - stamp_ns) * 1e-6,
                 "frame_id": message.header.frame_id,
-                "map_from_camera": map_from_camera_of_pose(message.pose).tolist(),
+                "map_from_camera": target_from_source_of_pose(message.pose).tolist(),
             }
         )
 
