@@ -47,11 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("import", help="turn a recording into posed frames on disk")
-    command.add_argument("format", choices=["7scenes"])
-    command.add_argument("source", type=Path)
-    command.add_argument("out", type=Path)
-    _add_skip_bad(command)
-    command.set_defaults(run=_import)
+    _add_import_formats(command)
 
     command = commands.add_parser(
         "render-demo", help="render the demo room: a mapping and a localisation tour"
@@ -102,20 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_import_formats(command: argparse.ArgumentParser) -> None:
+    from structpose_ros.training.importers.commands import add_formats
+
+    add_formats(command)
+
+
 def _add_skip_bad(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
     )
-
-
-def _import(arguments: argparse.Namespace) -> None:
-    from structpose_ros.training.importers.sevenscenes import import_7scenes
-
-    def show(done: int, total: int) -> None:
-        print(f"\r{done}/{total} frames", end="\n" if done == total else "", flush=True)
-
-    count = import_7scenes(arguments.source, arguments.out, skip_bad=arguments.skip_bad, progress=show)
-    print(f"wrote {count} frames to {arguments.out}")
 
 
 def _render_demo(arguments: argparse.Namespace) -> None:
@@ -148,7 +140,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from structpose_ros.training.train import export_run, measure_map_cloud
+    from structpose_ros.training.runs import export_run, measure_map_cloud
 
     run, root = arguments.training_run, arguments.data
     map_cloud = measure_map_cloud(run, root, skip_bad=arguments.skip_bad) if root else None
@@ -176,7 +168,7 @@ def _model_file(path: Path) -> Path:
     """Return the model file itself, or that of a run, exported first if training has gone on since."""
     if not path.is_dir():
         return path
-    from structpose_ros.training.train import CHECKPOINT, MODEL, export_run
+    from structpose_ros.training.runs import CHECKPOINT, MODEL, export_run
 
     model, checkpoint = path / MODEL, path / CHECKPOINT
     if not model.is_file() or (checkpoint.is_file() and checkpoint.stat().st_mtime > model.stat().st_mtime):

@@ -241,7 +241,7 @@ def test_truncated_model_files(share: float, tmp_path: Path, capsys: pytest.Capt
         (["evaluate", "m.onnx", "--data", "d", "--out", "o", "--swap", "pose"], "argument --swap"),
         (["render-demo", "out", "--tour", "grand"], "argument --tour"),
         (["render-demo", "out", "--seed", "seven"], "argument --seed"),
-        (["import", "kitti", "a", "b"], "argument format"),
+        (["import", "kitti", "a", "b"], "argument FORMAT"),
         (["train", "config.yaml"], "required: --data, --out"),
     ],
 )

@@ -31,7 +31,8 @@ from structpose_ros.training.config import (
 from structpose_ros.training.dataset import collate, normalize_images, split_validation
 from structpose_ros.training.evaluate import evaluate
 from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording
-from structpose_ros.training.train import Trainer, export_run, measure_map_cloud, read_checkpoint, train
+from structpose_ros.training.runs import export_run, measure_map_cloud, read_checkpoint
+from structpose_ros.training.train import Trainer, train
 
 CONFIG = TrainingConfig(
     input=InputConfig(64, 48),

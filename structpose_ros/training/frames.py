@@ -5,6 +5,7 @@ TrainSplit.txt, TestSplit.txt     lines `sequence1` ...
 seq-01/frame-000000.color.jpg     or .png
 seq-01/frame-000000.depth.png     uint16 millimetres along z, registered to colour; 0 and 65535 are invalid
 seq-01/frame-000000.pose.txt      map_from_camera, 4x4, metres, camera optical frame
+seq-01/stamps.txt                 optional: lines `frame-number seconds`
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import yaml
 from structpose_ros.camera import Camera, CameraError
 from structpose_ros.geometry import rigid_from_matrix
 
+STAMPS = "stamps.txt"
 SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
 NOTHING_SEEN_MM = 65535  # invalid beside 0, though it passes for 65.5 m
 _FRAME_NAME = re.compile(r"frame-(\d+)\.(color\.jpg|color\.png|depth\.png|pose\.txt)$")
@@ -262,6 +264,30 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_stamps(folder: Path, stamps: Mapping[int, float]) -> None:
+    """Write when the frames of a sequence were taken: seconds by frame number."""
+    lines = (f"{number} {stamps[number]:.9f}\n" for number in sorted(stamps))
+    write_atomic(folder / STAMPS, "".join(lines).encode())
+
+
+def read_stamps(folder: Path) -> dict[int, float]:
+    """Return seconds by frame number of a sequence folder; empty where the recording has none."""
+    path = folder / STAMPS
+    if not path.is_file():
+        return {}
+    try:
+        pairs = [line.split() for line in path.read_text().splitlines()]
+        return {int(number): float(seconds) for number, seconds in pairs}
+    except ValueError as error:
+        raise RecordingError(f"{path}: expected lines of a frame number and seconds, got: {error}") from error
+
+
+def remove_temporaries(root: Path) -> None:
+    """Remove what a killed `write_atomic` left below a folder."""
+    for path in [*root.glob(".*.tmp"), *root.glob("*/.*.tmp")]:
+        path.unlink(missing_ok=True)
 
 
 def write_frame(folder: Path, number: int, frame: Frame, color: bytes | None = None) -> None:

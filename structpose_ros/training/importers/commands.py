@@ -1,0 +1,117 @@
+"""`structpose import FORMAT SRC OUT`: one subcommand for each format, with the options that it has."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from structpose_ros.training.importers.common import Imported, Plan, Progress, Selection, write_import
+
+
+def add_formats(command: argparse.ArgumentParser) -> None:
+    """Add every format to the `import` command."""
+    formats = command.add_subparsers(required=True, metavar="FORMAT")
+    for add in (_add_7scenes,):
+        add(formats)
+
+
+def _add_format(
+    formats: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    help_text: str,
+    run: Callable[[argparse.Namespace, Progress], Imported],
+) -> argparse.ArgumentParser:
+    """Add a format with what all have: SRC, OUT and --skip-bad."""
+    command = formats.add_parser(name, help=help_text, description=help_text)
+    command.add_argument("source", type=Path, metavar="SRC")
+    command.add_argument("out", type=Path, metavar="OUT")
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
+    )
+    command.set_defaults(run=lambda arguments: _run(run, arguments))
+    return command
+
+
+def add_selection(command: argparse.ArgumentParser) -> None:
+    """Add the options of `Selection`, for formats that are one drive with no split of their own."""
+    defaults = Selection()
+    command.add_argument(
+        "--min-distance",
+        type=float,
+        default=defaults.min_distance,
+        metavar="M",
+        help="take a frame once the camera has moved as far (0: all)",
+    )
+    command.add_argument(
+        "--min-angle",
+        type=float,
+        default=defaults.min_angle,
+        metavar="DEG",
+        help="or once it has turned as far (0: all)",
+    )
+    command.add_argument(
+        "--test-fraction",
+        type=float,
+        default=defaults.test_fraction,
+        metavar="SHARE",
+        help="share of the frames held back for testing (default %(default)s)",
+    )
+    command.add_argument(
+        "--test-blocks",
+        type=int,
+        default=defaults.blocks,
+        metavar="N",
+        help="in how many blocks, spread over the drive (default %(default)s)",
+    )
+    command.add_argument(
+        "--test-gap",
+        type=int,
+        default=defaults.gap,
+        metavar="FRAMES",
+        help="frames left out beside a test block (default %(default)s)",
+    )
+
+
+def selection_of(arguments: argparse.Namespace) -> Selection:
+    """Return what the options of `add_selection` say."""
+    return Selection(
+        arguments.min_distance,
+        arguments.min_angle,
+        arguments.test_fraction,
+        arguments.test_blocks,
+        arguments.test_gap,
+    )
+
+
+def write_plan(plan: Plan, arguments: argparse.Namespace, progress: Progress) -> Imported:
+    """Write what an importer has planned."""
+    return write_import(plan, arguments.out, skip_bad=arguments.skip_bad, progress=progress)
+
+
+def _run(run: Callable[[argparse.Namespace, Progress], Imported], arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+        bars: list[tqdm[Any]] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:  # not before there is something to show: an error takes one line
+                bars.append(stack.enter_context(tqdm(desc="importing", unit="frame", total=total)))
+            bars[0].update(done - bars[0].n)
+
+        imported = run(arguments, show)
+    for line in imported.bad:
+        print(f"left out: {line}")
+    print(f"wrote {imported.frames} frames to {arguments.out}")
+
+
+def _add_7scenes(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        from structpose_ros.training.importers.sevenscenes import import_7scenes
+
+        return import_7scenes(arguments.source, arguments.out, skip_bad=arguments.skip_bad, progress=progress)
+
+    _add_format(formats, "7scenes", "a scene of 7-Scenes as downloaded; its depth gets registered", run)

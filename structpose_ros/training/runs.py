@@ -1,0 +1,196 @@
+"""The folder of a run: its checkpoint, what held-out frames say of it, and its export as a model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from structpose_ros import __version__
+from structpose_ros.alignment import weighted_median
+from structpose_ros.camera import Camera
+from structpose_ros.contract import ModelContract
+from structpose_ros.map_cloud import MapCloud
+from structpose_ros.network import OnnxNetwork
+from structpose_ros.relocalizer import Relocalizer, Result
+from structpose_ros.training import dataset as data
+from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.evaluate import Outcome, evaluate_frames, summarize
+from structpose_ros.training.export import Parity, export_model
+from structpose_ros.training.frames import Frame, FrameFiles, Recording, open_recording, write_atomic
+from structpose_ros.training.map_cloud import measure_scene
+from structpose_ros.training.networks import STRIDE, StructPoseNetwork
+
+CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
+CALIBRATION = "validation.json"
+CHECKPOINT_KEYS = ("network", "optimizer", "progress", "statistics", "recording")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the held-out frames say of a model; a run keeps it for further exports.
+
+    validation, covariance_scale: as in `ModelContract`. inlier_threshold: metres, as in `AlignmentOptions`.
+    """
+
+    validation: dict[str, float]
+    covariance_scale: float
+    inlier_threshold: float
+
+
+def export_run(
+    run: Path, path: Path, calibration: Calibration | None = None, map_cloud: MapCloud | None = None
+) -> Parity:
+    """Export a run's checkpoint, with what was measured on held-out frames and with the map's points.
+
+    Both are given, or as the run keeps them; a run of an earlier release keeps no points.
+    """
+    config = load_config(run / CONFIG)
+    state = read_checkpoint(run)
+    measured = run / CALIBRATION
+    if calibration is not None:
+        write_atomic(measured, json.dumps(dataclasses.asdict(calibration), indent=1).encode())
+    else:
+        calibration = Calibration({}, 1.0, config.alignment.inlier_threshold)
+        if measured.is_file():  # that of an earlier release has no threshold
+            calibration = dataclasses.replace(calibration, **json.loads(measured.read_text()))
+    if map_cloud is None and "map_cloud" in state:
+        map_cloud = MapCloud(**{key: value.numpy() for key, value in state["map_cloud"].items()})
+    network = StructPoseNetwork(config.network)
+    network.load_state_dict(state["network"])
+    weighting = (
+        config.pose.correspondence_weighting and state["progress"]["epochs_done"] > config.geometry.epochs
+    )
+    return export_model(
+        network,
+        _contract(config, state, calibration),
+        path,
+        correspondence_weighting=weighting,
+        images=data.normalize_images(state["examples"]) if "examples" in state else None,
+        map_cloud=map_cloud,
+    )
+
+
+def measure_map_cloud(run: Path, data_root: Path, *, skip_bad: bool = False) -> MapCloud:
+    """Return the map's points of a run, from the recording that it was trained on.
+
+    Raises:
+        ConfigError: there is no run, or it was trained on other frames.
+        RecordingError: the recording can't be used.
+    """
+    config = load_config(run / CONFIG)
+    state = read_checkpoint(run)
+    recording = open_recording(data_root)
+    statistics, map_cloud = measure_scene(recording, config, skip_bad=skip_bad)
+    expect_same_frames(state, statistics, recording, run, "name that recording with --data")
+    return map_cloud
+
+
+def as_tensors(statistics: data.SceneStatistics) -> dict[str, torch.Tensor]:
+    """Return the measured values as a checkpoint keeps them."""
+    return {
+        key: torch.tensor(np.asarray(value), dtype=torch.float64) for key, value in vars(statistics).items()
+    }
+
+
+def expect_same_frames(
+    state: dict[str, Any], statistics: data.SceneStatistics, recording: Recording, run: Path, remedy: str
+) -> None:
+    """Raise ConfigError unless a recording measures as the one that a checkpoint was trained on."""
+    before, now = state["statistics"], as_tensors(statistics)
+    if not all(torch.allclose(before[key], now[key], rtol=1e-6, atol=1e-6) for key in now):
+        raise ConfigError(
+            f"expected the frames of '{state['recording']['name']}' that the run in {run} "
+            f"began with, got others in {recording.root}: {remedy}"
+        )
+
+
+def read_checkpoint(run: Path) -> dict[str, Any]:
+    """Read a run's checkpoint: tensors and plain values, never code."""
+    path = run / CHECKPOINT
+    if not path.is_file():
+        raise ConfigError(f"expected a training run with {CHECKPOINT} in {run}, got nothing")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling meets in a damaged file, some of it without a message
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"expected a readable checkpoint at {path}, got: {reason}") from error
+    missing = set(CHECKPOINT_KEYS).difference(state if isinstance(state, dict) else ())
+    if missing:
+        raise ConfigError(f"expected a checkpoint of a run at {path}, got one without {sorted(missing)}")
+    return state
+
+
+def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibration) -> ModelContract:
+    statistics = {key: value.tolist() for key, value in state["statistics"].items()}
+    camera = Camera(
+        **{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])}
+    )
+    return ModelContract(
+        dataset=state["recording"]["name"],
+        input_width=config.input.width,
+        input_height=config.input.height,
+        stride=STRIDE,
+        normalization_mean=data.IMAGENET_MEAN,
+        normalization_std=data.IMAGENET_STD,
+        scene_mean=tuple(statistics["scene_mean"]),
+        depth_scale=statistics["depth_scale"],
+        map_min=tuple(statistics["map_min"]),
+        map_max=tuple(statistics["map_max"]),
+        training_camera=camera.resized(config.input.width, config.input.height),
+        alignment=dataclasses.replace(config.alignment, inlier_threshold=calibration.inlier_threshold),
+        covariance_scale=calibration.covariance_scale,
+        validation=calibration.validation,
+        network=config.network.backbone,
+        config_digest=config.digest(),
+        producer=f"structpose_ros {__version__}",
+    )
+
+
+def calibrate(model: Path, recording: Recording, held_out: Sequence[FrameFiles]) -> Calibration:
+    """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
+    network = OnnxNetwork(model, provider="cpu")
+    threshold = _fitted_inlier_threshold(network, recording, held_out)
+    alignment = dataclasses.replace(network.contract.alignment, inlier_threshold=threshold)
+    outcomes, _ = evaluate_frames(
+        Relocalizer(network, alignment=alignment),
+        recording,
+        held_out,
+        skip_bad=True,
+    )
+    metrics = summarize(outcomes)
+    kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
+    nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
+    scale = network.contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
+    return Calibration(
+        validation={key: float(metrics[key]) for key in kept if metrics[key] is not None},
+        covariance_scale=max(scale, 1e-6),
+        inlier_threshold=threshold,
+    )
+
+
+def _fitted_inlier_threshold(
+    network: OnnxNetwork, recording: Recording, held_out: Sequence[FrameFiles]
+) -> float:
+    """Return the median over held-out frames of the residual that half of a frame's weight lies below.
+
+    Half of the points of a typical unseen frame are then inliers, whatever the size of the place. The
+    configuration's threshold is the least: residuals of a place learned by heart would reject new views.
+    """
+    medians: list[float] = []
+
+    def collect(_outcome: Outcome, result: Result, _frame: Frame) -> None:
+        if result.estimate is not None:
+            reached = result.points_in_camera[..., 2] > 0  # 0 where the lens does not reach: no weight there
+            given = np.where(reached, result.prediction.weights, 0.0).reshape(-1)
+            medians.append(weighted_median(result.estimate.residuals, given))
+
+    evaluate_frames(Relocalizer(network), recording, held_out, skip_bad=True, on_frame=collect)
+    least = network.contract.alignment.inlier_threshold
+    return max(least, float(np.median(medians))) if medians else least
