@@ -11,7 +11,16 @@ CPU = ["onnxruntime>=1.16"]
 GPU = ["onnxruntime-gpu>=1.16"]
 # Embree has wheels for x86-64 alone.
 DEMO = ["trimesh>=4", 'embreex>=2.17.7.post4; platform_machine == "x86_64"', "matplotlib>=3.6"]
-TRAINING = [*DEMO, "torch>=2.2", "onnx>=1.15", "rosbags>=0.10", "safetensors", "tqdm"]
+TRAINING = [
+    *DEMO,
+    "torch>=2.2",
+    "lightning-fabric>=2.2",
+    "tensorboard",
+    "onnx>=1.15",
+    "rosbags>=0.10",
+    "safetensors",
+    "tqdm",
+]
 TEST = ["pytest>=7.4", "hypothesis>=6.90"]
 DEV = [
     *TEST,

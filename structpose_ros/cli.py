@@ -81,6 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_skip_bad(command)
     command.set_defaults(run=_evaluate)
 
+    command = commands.add_parser(
+        "ablate", help="the paper's Table 5 on a recording: what each part of the method brings; resumes"
+    )
+    command.add_argument("config", type=Path)
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--split", choices=["train", "test"], default="test")
+    _add_skip_bad(command)
+    command.set_defaults(run=_ablate)
+
     command = commands.add_parser("export", help="write a run's model file; agreement with torch is checked")
     command.add_argument("training_run", type=Path, metavar="RUN")
     command.add_argument("--out", type=Path, required=True)
@@ -122,6 +132,20 @@ def _train(arguments: argparse.Namespace) -> None:
     from structpose_ros.training.train import train
 
     train(load_config(arguments.config), arguments.data, arguments.out, skip_bad=arguments.skip_bad)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.ablation import ablate, table
+    from structpose_ros.training.config import load_config
+
+    rows = ablate(
+        load_config(arguments.config),
+        arguments.data,
+        arguments.out,
+        split=arguments.split,
+        skip_bad=arguments.skip_bad,
+    )
+    print(table(rows), end="")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

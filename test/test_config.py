@@ -123,6 +123,7 @@ def test_the_digest_sees_every_value() -> None:
     config = TrainingConfig()
     content = dataclasses.asdict(config)
     another = {"resnet34": "resnet18", "step": "onecycle", "auto": "cpu", None: "imagenet"}
+    another |= {"structpose": "posenet", "32-true": "bf16-mixed"}
     digests, values = [config.digest()], 0
     for section, value in content.items():
         for key, kept in value.items() if isinstance(value, dict) else [(None, value)]:

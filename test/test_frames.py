@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,8 @@ from recordings import CAMERA, frame, pose, poses, write_recording
 from structpose_ros.camera import Camera
 from structpose_ros.training import frames as under_test
 from structpose_ros.training.config import InputConfig
-from structpose_ros.training.dataset import load_frames, scene_statistics
+from structpose_ros.training.dataset import scene_statistics
+from structpose_ros.training.frame_store import FrameStore, build_store, remove_store
 from structpose_ros.training.frames import (
     RecordingError,
     handle_bad,
@@ -151,7 +153,7 @@ def test_incomplete_frames_are_named(root: Path) -> None:
     handle_bad(bad, 4, skip_bad=True)
 
 
-def test_damaged_frames_are_named_counted_and_left_out(root: Path) -> None:
+def test_damaged_frames_are_named_counted_and_left_out(root: Path, tmp_path: Path) -> None:
     folder = root / "seq-01"
     (folder / "frame-000000.color.png").write_bytes(b"no image")
     cv2.imwrite(str(folder / "frame-000001.depth.png"), np.ones((24, 32), dtype=np.uint16))
@@ -161,11 +163,12 @@ def test_damaged_frames_are_named_counted_and_left_out(root: Path) -> None:
     with pytest.raises(
         RecordingError, match=r"3 of 4 frames are bad: .*frame-000000.color.png: expected an im"
     ):
-        load_frames(recording, files, InputConfig(64, 48), skip_bad=False)
-    loaded, bad = load_frames(recording, files, InputConfig(64, 48), skip_bad=True)
-    assert [item.name for item in loaded] == ["seq-01/frame-000003"]
-    assert len(bad) == 3
-    assert "expected 64x48 as its camera says, got 32x24" in bad[1]
+        build_store(tmp_path / "store", recording, files, InputConfig(64, 48), skip_bad=False)
+    assert not (tmp_path / "store").exists()
+    store = build_store(tmp_path / "store", recording, files, InputConfig(64, 48), skip_bad=True)
+    assert [item.name for item in store] == ["seq-01/frame-000003"]
+    assert len(store.bad) == 3
+    assert "expected 64x48 as its camera says, got 32x24" in store.bad[1]
 
 
 def test_a_dangling_link_is_a_bad_frame(root: Path, tmp_path: Path) -> None:
@@ -175,18 +178,100 @@ def test_a_dangling_link_is_a_bad_frame(root: Path, tmp_path: Path) -> None:
         path.symlink_to(tmp_path / "gone")
     recording = open_recording(root)
     done: list[int] = []
-    loaded, bad = load_frames(
+    store = build_store(
+        tmp_path / "store",
         recording,
         recording.files("train")[0],
         InputConfig(64, 48),
         skip_bad=True,
         progress=lambda n, _: done.append(n),
     )
-    assert [item.name for item in loaded] == ["seq-01/frame-000003"]
+    assert [item.name for item in store] == ["seq-01/frame-000003"]
+    bad = store.bad
     assert bad[0].endswith("frame-000000.color.png: expected an image, got nothing")
     assert bad[1].endswith("frame-000001.depth.png: expected a depth image, got nothing")
     assert "frame-000002.pose.txt: expected a 4x4 rigid pose" in bad[2]
     assert done == [1, 2, 3, 4]
+
+
+def test_a_store_holds_what_the_recording_does(root: Path, tmp_path: Path) -> None:
+    recording = open_recording(root)
+    files, _ = recording.files("train")
+    store = build_store(tmp_path / "store", recording, files, InputConfig(64, 48), skip_bad=False)
+    again = FrameStore(tmp_path / "store")
+    assert len(store) == len(again) == 4
+    for item, kept, reopened in zip(files, store, again, strict=True):
+        read = recording.read(item)
+        for found in (kept, reopened):
+            assert found.name == read.name
+            np.testing.assert_array_equal(found.image_rgb, read.image_rgb)
+            np.testing.assert_array_equal(found.depth_mm, read.depth_mm)
+            np.testing.assert_array_equal(found.map_from_camera, read.map_from_camera)
+    some = store.named([files[3].name, files[1].name, "seq-01/frame-000099"])
+    assert [item.name for item in some] == [files[1].name, files[3].name]
+    assert [item.name for item in store[1:3]] == [files[1].name, files[2].name]
+
+
+def test_a_store_is_made_anew_only_where_its_files_have_changed(root: Path, tmp_path: Path) -> None:
+    recording = open_recording(root)
+    files, _ = recording.files("train")
+    read: list[int] = []
+
+    def build(width: int = 64) -> FrameStore:
+        read.clear()
+        return build_store(
+            tmp_path / "store",
+            recording,
+            files,
+            InputConfig(width, 48),
+            skip_bad=False,
+            progress=lambda n, _: read.append(n),
+        )
+
+    build()
+    assert read == [1, 2, 3, 4]
+    build()
+    assert read == []
+    assert build(56)[0].image_rgb.shape == (48, 56, 3)
+    assert read == [1, 2, 3, 4]
+    files[2].pose.write_text(files[0].pose.read_text() + "\n")
+    np.testing.assert_array_equal(build(56)[2].map_from_camera, read_pose(files[0].pose))
+    assert read == [1, 2, 3, 4]
+    (tmp_path / "store" / "mine.txt").write_text("kept")
+    remove_store(tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_leaves_no_store(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = open_recording(root)
+    files, _ = recording.files("train")
+    writes: list[int] = []
+
+    def full(*_: object) -> None:
+        writes.append(1)
+        if len(writes) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("structpose_ros.training.frame_store._append", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        build_store(tmp_path / "store", recording, files, InputConfig(64, 48), skip_bad=False)
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_extent_of_a_large_place_is_measured_on_some_of_its_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    walls = [
+        dataclasses.replace(frame("", pose(0.1 * n, 0.0, 0.0)), depth_mm=np.full((48, 64), 2000, np.uint16))
+        for n in range(20)
+    ]
+    exact = scene_statistics(walls, CAMERA, CAMERA)
+    monkeypatch.setattr("structpose_ros.training.dataset.POINTS_KEPT", 400)
+    thinned = scene_statistics(walls, CAMERA, CAMERA)
+    np.testing.assert_allclose(thinned.scene_mean, exact.scene_mean, atol=1e-9)
+    assert thinned.depth_scale == pytest.approx(exact.depth_scale)
+    np.testing.assert_allclose(thinned.map_min, exact.map_min, atol=0.3)
+    np.testing.assert_allclose(thinned.map_max, exact.map_max, atol=0.3)
 
 
 def test_no_frame_has_no_statistics() -> None:

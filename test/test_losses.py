@@ -27,7 +27,7 @@ def case() -> tuple[NetworkOutput, BatchLabels]:
 
 def test_masked() -> None:
     output, labels = case()
-    loss = geometry_loss(output, labels, SCALE, 0.5, validity_mask=True)
+    loss = geometry_loss(output, labels, SCALE, 0.5, validity_mask=True).total
     # scene (0.3 + 0 + 0.3) / 3, depth |0.75 - 0.5|, half 0.5 * |0.25 - 0.5|
     assert loss.item() == pytest.approx(0.2 + 0.25 + 0.125)
     loss.backward()
@@ -39,7 +39,7 @@ def test_masked() -> None:
 
 def test_unmasked_teaches_where_there_is_no_label() -> None:
     output, labels = case()
-    loss = geometry_loss(output, labels, SCALE, 0.5, validity_mask=False)
+    loss = geometry_loss(output, labels, SCALE, 0.5, validity_mask=False).total
     # scene (0.3 + 0.3 + 0.4 + 0.2) / 6, depth (0.25 + |0.5 - 1|) / 2, half 0.125
     assert loss.item() == pytest.approx(0.2 + 0.375 + 0.125)
     loss.backward()
@@ -54,7 +54,7 @@ def test_no_label_at_all() -> None:
     empty = BatchLabels(
         labels.scene_coordinates, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 1), labels.map_from_camera
     )
-    loss = geometry_loss(output, empty, SCALE, 0.5, validity_mask=True)
+    loss = geometry_loss(output, empty, SCALE, 0.5, validity_mask=True).total
     assert loss.item() == 0.0
     loss.backward()
     assert output.depth.grad is not None

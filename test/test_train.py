@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from recordings import HIGH, LOW, colors, write_recording
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
-from structpose_ros.training import train as under_test
+from structpose_ros.training import stages
 from structpose_ros.training.config import (
     AugmentationConfig,
     ConfigError,
@@ -31,6 +32,7 @@ from structpose_ros.training.config import (
 from structpose_ros.training.dataset import collate, normalize_images, split_validation
 from structpose_ros.training.evaluate import evaluate
 from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording
+from structpose_ros.training.losses import GeometryLoss
 from structpose_ros.training.runs import export_run, measure_map_cloud, read_checkpoint
 from structpose_ros.training.train import Trainer, train
 
@@ -182,11 +184,12 @@ def undisturbed(room: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resuming_equals_not_stopping(stop: int, room: Path, undisturbed: Path, tmp_path: Path) -> None:
     Trainer(CONFIG, room, tmp_path).train(stop_after=stop)
+    begun = "optimizer/state/" in "".join(flat(read_checkpoint(tmp_path)))
+    assert begun == (stop != 3)  # the second stage begins with an optimiser of its own
     resumed = Trainer(CONFIG, room, tmp_path)
     assert resumed.progress.epochs_done == stop
     resumed.train()
     whole, parts = (flat(read_checkpoint(run)) for run in (undisturbed, tmp_path))
-    assert any(key.startswith("/optimizer/state/") for key in whole)
     assert whole.keys() == parts.keys()
     for key in whole.keys() - {"/progress/seconds"}:
         equal = torch.equal if isinstance(whole[key], torch.Tensor) else operator.eq
@@ -335,13 +338,14 @@ def test_cells_that_the_lens_does_not_reach_have_no_say_in_the_pose(
     room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(CONFIG, room, tmp_path / "run")
-    trainer.rays[..., 2:5] = 0.0  # what a lens gives for cells beyond its reach
+    pose = trainer.method.stage_loss(trainer.method.stages[1]).eval()
+    assert isinstance(pose, stages.PoseLossModule)
+    pose.rays[..., 2:5] = 0.0  # what a lens gives for cells beyond its reach
     used = []
-    monkeypatch.setattr(under_test, "align", lambda a, b, w, *_: used.append(w) or torch.eye(4)[None])
-    trainer.network.eval()
+    monkeypatch.setattr(stages, "align", lambda a, b, w, *_: used.append(w) or torch.eye(4)[None])
     images, labels = collate([trainer.views[0]])
-    trainer._pose_loss(normalize_images(images), labels)
-    outside = trainer.rays[0, 2].flatten() == 0
+    pose.loss(normalize_images(images), labels)
+    outside = pose.rays[0, 2].flatten() == 0
     assert not used[0][0, outside].any()
     assert (used[0][0, ~outside] > 0).all()
 
@@ -349,15 +353,15 @@ def test_cells_that_the_lens_does_not_reach_have_no_say_in_the_pose(
 def test_steps_that_are_not_finite_are_left_out_and_counted(
     room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_loss = under_test.geometry_loss
+    true_loss = stages.geometry_loss
     calls = []
 
-    def poisoned(*arguments: object) -> torch.Tensor:
+    def poisoned(*arguments: object) -> GeometryLoss:
         calls.append(1)
         loss = true_loss(*arguments)  # type: ignore[arg-type]
-        return loss * math.nan if len(calls) == 2 else loss
+        return dataclasses.replace(loss, depth=loss.depth * math.nan) if len(calls) == 2 else loss
 
-    monkeypatch.setattr(under_test, "geometry_loss", poisoned)
+    monkeypatch.setattr(stages, "geometry_loss", poisoned)
     trainer = Trainer(CONFIG, room, tmp_path / "run")
     trainer.train(stop_after=2)
     assert trainer.progress.skipped_steps == 1
@@ -365,24 +369,118 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(
     assert all(torch.isfinite(value).all() for value in learned)
 
 
-def test_learning_rates(room: Path, tmp_path: Path) -> None:
-    trainer = Trainer(CONFIG, room, tmp_path / "a")
-    trainer.optimizer = trainer._geometry_optimizer()
+def test_learning_rates() -> None:
+    def rate(options: GeometryStage, epoch: int, step: int, steps: int) -> float:
+        rate = stages.Stage("geometry", options.epochs, False, True, options).learning_rate(
+            epoch, step, steps
+        )
+        assert rate is not None
+        return rate
 
-    def rate(epoch: int, step: int, steps: int) -> float:
-        trainer._set_learning_rate(epoch, step, steps)
-        assert trainer.optimizer is not None
-        return float(trainer.optimizer.param_groups[0]["lr"])
-
-    assert rate(0, 9, 100) == pytest.approx(1e-3 * (10 / 300) / 0.1)
-    assert rate(0, 29, 100) == pytest.approx(1e-3)
-    assert rate(1, 64, 100) == pytest.approx(0.5e-3)
-    assert rate(2, 99, 100) == pytest.approx(1e-7)
-    stage = GeometryStage(epochs=50, learning_rate=1e-4, schedule="step")
-    trainer.config = dataclasses.replace(CONFIG, geometry=stage)
-    assert [rate(epoch, 0, 10) for epoch in (0, 19, 20, 39, 40)] == pytest.approx(
+    assert rate(CONFIG.geometry, 0, 9, 100) == pytest.approx(1e-3 * (10 / 300) / 0.1)
+    assert rate(CONFIG.geometry, 0, 29, 100) == pytest.approx(1e-3)
+    assert rate(CONFIG.geometry, 1, 64, 100) == pytest.approx(0.5e-3)
+    assert rate(CONFIG.geometry, 2, 99, 100) == pytest.approx(1e-7)
+    steps = GeometryStage(epochs=50, learning_rate=1e-4, schedule="step")
+    assert [rate(steps, epoch, 0, 10) for epoch in (0, 19, 20, 39, 40)] == pytest.approx(
         [1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
     )
+    assert stages.Stage("pose", 10, True, False).learning_rate(3, 2, 10) is None
+
+
+def test_the_last_batch_is_filled_up_from_the_first(room: Path, tmp_path: Path) -> None:
+    trainer = Trainer(dataclasses.replace(CONFIG, batch_size=4, validation_fraction=0.5), room, tmp_path)
+    batches = list(trainer._batches(3))
+    assert len(trainer.views) == 6
+    assert sorted(batches[0] + batches[1][:2]) == list(range(6))
+    assert batches[1][2:] == batches[0][:2]
+    assert batches == list(trainer._batches(3)) != list(trainer._batches(4))
+
+
+def test_what_a_killed_run_logged_beyond_its_checkpoint_is_taken_back(room: Path, tmp_path: Path) -> None:
+    Trainer(CONFIG, room, tmp_path).train(stop_after=2)
+    path = tmp_path / "log.jsonl"
+    kept = path.read_text()
+    path.write_text(kept + '{"epoch": 3, "loss": 1.0}\n{"epoch": 4, "lo')
+    (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    Trainer(CONFIG, room, tmp_path).train(stop_after=3)
+    lines = path.read_text().splitlines()
+    assert lines[:2] == kept.splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_stage_that_no_longer_improves_ends_with_its_best_weights(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.0, 2.2, 9.0, 8.0])
+    monkeypatch.setattr(Trainer, "_held_out_loss", lambda *_: next(losses))
+    config = dataclasses.replace(
+        CONFIG, geometry=dataclasses.replace(CONFIG.geometry, epochs=6), patience=2, panels_every=100
+    )
+    trainer = Trainer(config, room, tmp_path)
+    trainer.train(stop_after=2)
+    best = weights(tmp_path)
+    trainer.train(stop_after=3)
+    assert not torch.equal(weights(tmp_path)["conv1.weight"], best["conv1.weight"])
+    resumed = Trainer(config, room, tmp_path)
+    resumed.train(stop_after=4)  # the second epoch without a new best, which it took from the checkpoint
+    assert (resumed.progress.stage, resumed.progress.epoch, resumed.progress.epochs_done) == (1, 0, 4)
+    assert all(torch.equal(value, best[key]) for key, value in weights(tmp_path).items())
+    resumed.train()
+    assert (resumed.progress.stage, resumed.progress.epochs_done) == (2, 6)
+    assert resumed.views.epoch == 7  # six epochs of stage 1 were planned: its views come in no other stage
+
+
+def test_held_out_frames_are_measured_as_they_are(room: Path, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, room, tmp_path)
+    trainer.train(stop_after=1)
+    assert len(trainer.held_out) == 2
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    stage = trainer.method.stages[0]
+    module = trainer.method.stage_loss(stage).eval()
+    with torch.no_grad():
+        expected = [module(*trainer._to_device(collate([trainer.held_out[n]])))[0].item() for n in range(2)]
+    assert line["held_out_loss"] == pytest.approx(np.mean(expected))
+    np.testing.assert_array_equal(
+        trainer.held_out[0]["image"], trainer.held_out.frames[0].image_rgb.transpose(2, 0, 1)
+    )
+
+
+def test_tensorboard_gets_scalars_and_pictures(undisturbed: Path) -> None:
+    events = EventAccumulator(str(undisturbed / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    steps = [event.step for event in events.Scalars("geometry/loss")]
+    assert steps == list(range(1, 10))  # ten frames in batches of four, three epochs
+    assert [event.step for event in events.Scalars("pose/held_out_loss")] == [12, 15]
+    assert {"geometry/depth", "pose/position_m", "learning_rate"} <= set(events.Tags()["scalars"])
+    assert len(events.Tags()["images"]) == 2  # the frames held out
+    picture = events.Images(events.Tags()["images"][0])[0]
+    assert (picture.width, picture.height) == (5 * 64, 48)
+
+
+@pytest.mark.parametrize(("precision", "compiled"), [("bf16-mixed", False), ("32-true", True)])
+def test_mixed_precision_and_compiled_networks_learn(
+    precision: str, compiled: bool, room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[torch.nn.Module] = []
+
+    def compile_later(network: torch.nn.Module) -> None:
+        used.append(network)  # for real it takes a minute
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_later)
+    config = dataclasses.replace(CONFIG, precision=precision, compile=compiled)
+    trainer = Trainer(config, room, tmp_path)
+    trainer.train()
+    log = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[2] < log[0]
+    assert used == ([trainer.network] if compiled else [])
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path).values())
+
+
+def test_a_precision_that_a_cpu_lacks(room: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision: expected 32-true or bf16-mixed on a CPU"):
+        Trainer(dataclasses.replace(CONFIG, precision="16-mixed"), room, tmp_path / "run")
 
 
 def test_validation_frames_are_blocks_at_the_ends() -> None:

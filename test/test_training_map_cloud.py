@@ -12,7 +12,8 @@ from test_train import CONFIG
 
 from structpose_ros.camera import resize_image
 from structpose_ros.map_cloud import MapCloud
-from structpose_ros.training.dataset import load_frames, scene_statistics, split_validation
+from structpose_ros.training.dataset import scene_statistics, split_validation
+from structpose_ros.training.frame_store import read_resized
 from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.labels import Labels, sample_labels
 from structpose_ros.training.map_cloud import FINEST_VOXEL, MapCloudBuilder, measure_scene
@@ -161,7 +162,7 @@ def test_a_recording_measures_as_in_training(room: Path, capsys: pytest.CaptureF
     recording = open_recording(room)
     statistics, cloud = measure_scene(recording, CONFIG, skip_bad=False)
     files, _ = split_validation(recording.files("train")[0], CONFIG.validation_fraction)
-    frames, _ = load_frames(recording, files, CONFIG.input, skip_bad=False)
+    frames = [read_resized(recording, item, CONFIG.input) for item in files]
     assert len(frames) == 8
     builder = MapCloudBuilder()
     expected = scene_statistics(frames, recording.camera, CAMERA, builder.add)

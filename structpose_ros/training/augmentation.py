@@ -15,6 +15,11 @@ import numpy.typing as npt
 
 from structpose_ros.camera import Camera
 from structpose_ros.geometry import rotation_from_vector
+from structpose_ros.training.config import AugmentationConfig
+
+NO_AUGMENTATION = AugmentationConfig(
+    photometric=False, roll_degrees=0.0, tilt_degrees=0.0, scale_low=1.0, scale_high=1.0
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from structpose_ros.alignment import AlignmentOptions
 
 BACKBONES = ("resnet34", "resnet18", "resnet18_half")
 SCHEDULES = ("step", "onecycle")
+METHODS = ("structpose", "posenet")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 class ConfigError(ValueError):
@@ -149,8 +151,18 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A whole training run."""
+    """A whole training run.
 
+    method: `structpose`, or `posenet` (Kendall and Cipolla 2017, learned weights): the baseline, which learns
+    poses alone for `geometry.epochs` epochs of the same schedule.
+    batch_size: of all processes together. workers: processes that prepare batches, for each that trains.
+    precision: 32-true, bf16-mixed, 16-mixed, or, to check by, 64-true. compile: by torch.compile.
+    checkpoint_minutes: the most that a crash costs. panels_every: epochs between pictures in TensorBoard.
+    patience: a stage ends after so many epochs in which the held-out frames' loss has not fallen, and its
+    best weights go on; 0 trains to the end.
+    """
+
+    method: str = "structpose"
     input: InputConfig = field(default_factory=InputConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     geometry: GeometryStage = field(default_factory=GeometryStage)
@@ -160,8 +172,13 @@ class TrainingConfig:
     batch_size: int = 8
     workers: int = 0
     device: str = "auto"
+    precision: str = "32-true"
+    compile: bool = False
     seed: int = 0
     validation_fraction: float = 0.05
+    patience: int = 0
+    checkpoint_minutes: float = 5.0
+    panels_every: int = 10
 
     def __post_init__(self) -> None:
         _require(1 <= self.batch_size <= 4096, "batch_size", "1 .. 4096", self.batch_size)
@@ -171,6 +188,22 @@ class TrainingConfig:
         )
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
         _require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", self.device)
+        _require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
+        _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+        _require(0 <= self.patience <= 100000, "patience", "0 .. 100000", self.patience)
+        _require(
+            self.patience == 0 or self.validation_fraction > 0,
+            "patience",
+            "0 where validation_fraction is 0 (no frames are held out)",
+            self.patience,
+        )
+        _require(
+            0 < self.checkpoint_minutes <= 1440,
+            "checkpoint_minutes",
+            "above 0, at most 1440",
+            self.checkpoint_minutes,
+        )
+        _require(1 <= self.panels_every <= 100000, "panels_every", "1 .. 100000", self.panels_every)
 
     def digest(self) -> str:
         """Return a short hash of every value, which the model file keeps."""

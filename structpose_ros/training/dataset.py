@@ -1,4 +1,4 @@
-"""Frames in memory at input size, and batches of augmented views of them."""
+"""What is measured of a scene before training, and batches of augmented views of its frames."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from structpose_ros.camera import Camera, resize_image
+from structpose_ros.camera import Camera
 from structpose_ros.training.augmentation import IDENTITY_VIEW, photometric, random_view
-from structpose_ros.training.config import AugmentationConfig, InputConfig
-from structpose_ros.training.frames import Frame, FrameFiles, Recording, RecordingError, handle_bad
+from structpose_ros.training.config import AugmentationConfig
+from structpose_ros.training.frames import Frame, FrameFiles, RecordingError
 from structpose_ros.training.labels import Labels, sample_labels
 from structpose_ros.training.losses import BatchLabels
 from structpose_ros.training.networks import HALF_STRIDE, STRIDE
 
+POINTS_KEPT = 8_000_000  # at most, while measuring a scene: 100 MB
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -31,31 +32,6 @@ class SceneStatistics:
     depth_scale: float
     map_min: npt.NDArray[np.float64]
     map_max: npt.NDArray[np.float64]
-
-
-def load_frames(
-    recording: Recording,
-    files: Sequence[FrameFiles],
-    size: InputConfig,
-    *,
-    skip_bad: bool,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Frame], list[str]]:
-    """Read frames, images at input size, depth at its own; returns them and what was wrong."""
-    frames: list[Frame] = []
-    bad: list[str] = []
-    for done, item in enumerate(files):
-        try:
-            frame = recording.read(item)
-        except RecordingError as error:
-            bad.append(str(error))
-        else:
-            image_rgb, _ = resize_image(frame.image_rgb, recording.camera, size.width, size.height)
-            frames.append(Frame(frame.name, image_rgb, frame.depth_mm, frame.map_from_camera))
-        if progress:
-            progress(done + 1, len(files))
-    handle_bad(bad, len(files), skip_bad)
-    return frames, bad
 
 
 def scene_statistics(
@@ -72,25 +48,31 @@ def scene_statistics(
         RecordingError: there is no frame, or none has a valid depth.
     """
     rays = input_camera.ray_grid(STRIDE)
-    points, depths = [], []
+    kept: list[npt.NDArray[np.float32]] = []
+    frames_read, samples, samples_kept, share = 0, 0, 0, 1.0
+    random = np.random.default_rng(0)  # every second one would miss whole columns of cells
+    points_sum, depth_sum = np.zeros(3), 0.0
     for frame in frames:
+        frames_read += 1
         labels = sample_labels(frame.depth_mm, camera, frame.map_from_camera, rays)
-        points.append(labels.scene_coordinates[labels.valid_mask].astype(np.float32))
-        depths.append(labels.depth[labels.valid_mask])
+        points = labels.scene_coordinates[labels.valid_mask]
+        samples += len(points)
+        points_sum += points.sum(axis=0)
+        depth_sum += float(labels.depth.sum(dtype=np.float64))
+        kept.append(points[random.random(len(points)) < share].astype(np.float32))
+        samples_kept += len(kept[-1])
+        if samples_kept > POINTS_KEPT:  # the extent of a large place needs no more of them
+            kept, share = [item[random.random(len(item)) < 0.5] for item in kept], share / 2
+            samples_kept = sum(map(len, kept))
         if on_labels:
             on_labels(frame.image_rgb, labels)
-    if not points:
+    if frames_read == 0:
         raise RecordingError("expected training frames, got none")
-    everything = np.concatenate(points)
-    if len(everything) == 0:
+    if samples == 0:
         raise RecordingError("expected valid depth in the training frames, got none")
-    low, high = np.percentile(everything, [0.1, 99.9], axis=0)  # single flying pixels are not the map
-    return SceneStatistics(
-        everything.mean(axis=0, dtype=np.float64),
-        float(np.concatenate(depths).mean(dtype=np.float64)),
-        low,
-        high,
-    )
+    # Single flying pixels are not the map.
+    low, high = np.percentile(np.concatenate(kept), [0.1, 99.9], axis=0)
+    return SceneStatistics(points_sum / samples, depth_sum / samples, low, high)
 
 
 class ViewDataset(Dataset[dict[str, torch.Tensor]]):

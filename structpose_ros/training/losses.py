@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from structpose_ros.training import parallel
 from structpose_ros.training.networks import NetworkOutput, proximity_from_depth
 
 
@@ -24,26 +25,46 @@ class BatchLabels:
     map_from_camera: Tensor
 
 
+@dataclass(frozen=True)
+class GeometryLoss:
+    """The three terms of L_geom, scalars: scene coordinates in metres, both depths as proximity."""
+
+    scene_coordinates: Tensor
+    depth: Tensor
+    half_depth: Tensor
+    half_depth_weight: float
+
+    @property
+    def total(self) -> Tensor:
+        """L_geom = |C - C'|_1 + |D - D'|_1 + alpha |D_1/2 - D'_1/2|_1."""
+        return self.scene_coordinates + self.depth + self.half_depth_weight * self.half_depth
+
+
 def geometry_loss(
     output: NetworkOutput,
     labels: BatchLabels,
     depth_scale: float,
     half_depth_weight: float,
     validity_mask: bool,
-) -> Tensor:
-    """L_geom = |C - C'|_1 + |D - D'|_1 + alpha |D_1/2 - D'_1/2|_1, depths as proximity.
+) -> GeometryLoss:
+    """Return L_geom of a batch, or of this process' equal share of one.
 
     With `validity_mask` only labelled cells count; without it (the paper's way) the network also learns where
     there is no label.
     """
-    loss = _mean_l1(output.scene_coordinates, labels.scene_coordinates, labels.depth, validity_mask)
-    for predicted, true, weight in (
-        (output.depth, labels.depth, 1.0),
-        (output.half_depth, labels.half_depth, half_depth_weight),
-    ):
+
+    def depth_loss(predicted: Tensor, true: Tensor) -> Tensor:
         target = proximity_from_depth(true, depth_scale)
-        loss = loss + weight * _mean_l1(predicted, target, true, validity_mask)
-    return loss
+        return _mean_l1(at_least_float32(predicted), target, true, validity_mask)
+
+    return GeometryLoss(
+        _mean_l1(
+            at_least_float32(output.scene_coordinates), labels.scene_coordinates, labels.depth, validity_mask
+        ),
+        depth_loss(output.depth, labels.depth),
+        depth_loss(output.half_depth, labels.half_depth),
+        half_depth_weight,
+    )
 
 
 def pose_loss(map_from_camera: Tensor, true_map_from_camera: Tensor) -> Tensor:
@@ -52,9 +73,16 @@ def pose_loss(map_from_camera: Tensor, true_map_from_camera: Tensor) -> Tensor:
     return difference.sum(dim=(1, 2)).mean()
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """Return what mixed precision has left in 16 bits in 32."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def _mean_l1(predicted: Tensor, target: Tensor, depth: Tensor, validity_mask: bool) -> Tensor:
     error = (predicted - target).abs()
     if not validity_mask:
         return error.mean()
     valid = (depth > 0).expand_as(error)
-    return torch.where(valid, error, 0.0).sum() / valid.sum().clamp_min(1)
+    # The mean is over the labelled cells of all processes, of which the gradients are averaged.
+    count = parallel.total(valid.sum()) / parallel.processes()
+    return torch.where(valid, error, 0.0).sum() / count.clamp_min(1)

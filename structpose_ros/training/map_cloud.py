@@ -12,7 +12,8 @@ from tqdm import tqdm
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.training import dataset as data
 from structpose_ros.training.config import TrainingConfig
-from structpose_ros.training.frames import Frame, Recording, handle_bad
+from structpose_ros.training.frame_store import read_resized
+from structpose_ros.training.frames import Frame, Recording, RecordingError, handle_bad
 from structpose_ros.training.labels import Labels
 
 FINEST_VOXEL = 0.025  # metres
@@ -103,9 +104,10 @@ def measure_scene(
 
     def frames() -> Iterator[Frame]:
         for item in tqdm(training_files, desc="reading frames", unit="frame"):
-            read, unreadable = data.load_frames(recording, [item], config.input, skip_bad=True)
-            bad.extend(unreadable)
-            yield from read
+            try:
+                yield read_resized(recording, item, config.input)
+            except RecordingError as error:
+                bad.append(str(error))
 
     builder = MapCloudBuilder()
     input_camera = recording.camera.resized(config.input.width, config.input.height)

@@ -93,14 +93,9 @@ class StructPoseNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         """Build the parts; weights are He-initialised unless `load_pretrained` follows."""
         super().__init__()
-        blocks, width = BACKBONE_SHAPES[config.backbone]
+        _, width = BACKBONE_SHAPES[config.backbone]
         widths = [width, 2 * width, 4 * width, 8 * width]
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _layer(width, widths[0], blocks[0], 1)
-        self.layer2 = _layer(widths[0], widths[1], blocks[1], 2)
-        self.layer3 = _layer(widths[1], widths[2], blocks[2], 2)
-        self.layer4 = _layer(widths[2], widths[3], blocks[3], 2)
+        self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4 = residual_layers(config)
         self.decoder4 = LinkNetDecoder(widths[3], widths[2])
         self.decoder3 = LinkNetDecoder(widths[2], widths[1])
         self.half_depth_head = nn.Conv2d(widths[2], 1, 3, 1, 1)
@@ -123,11 +118,11 @@ class StructPoseNetwork(nn.Module):
         x = functional.relu(self.bn1(self.conv1(image_B3HW)))
         x = functional.max_pool2d(x, 3, 2, 1)
         shared = self.layer2(self.layer1(x))
-        scene_coordinates = self.scene_head(shared)
+        scene_coordinates = _in_float32(self.scene_head[-1], self.scene_head[:-1](shared))
         encoded3 = self.layer3(shared)
         decoded4 = self.decoder4(self.layer4(encoded3), encoded3)
-        depth_logits = self.depth_head(self.decoder3(decoded4, shared))
-        half_depth = torch.sigmoid(self.half_depth_head(decoded4))
+        depth_logits = _in_float32(self.depth_head, self.decoder3(decoded4, shared))
+        half_depth = torch.sigmoid(_in_float32(self.half_depth_head, decoded4))
         return NetworkOutput(torch.sigmoid(depth_logits), half_depth, scene_coordinates, depth_logits)
 
     def correspondence_weights(self, scene_coordinates: Tensor, points_in_camera: Tensor) -> Tensor:
@@ -145,7 +140,7 @@ def proximity_from_depth(depth: Tensor, depth_scale: float) -> Tensor:
     return depth_scale / (depth + depth_scale)
 
 
-def load_pretrained(network: StructPoseNetwork, source: str, backbone: str) -> int:
+def load_pretrained(network: nn.Module, source: str, backbone: str) -> int:
     """Copy the residual layers from `imagenet` (torchvision) or a weights file; returns how many tensors.
 
     Raises:
@@ -190,6 +185,29 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ConfigError(f"expected tensors by name in {path}, got {type(content).__name__}")
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def residual_layers(
+    config: NetworkConfig,
+) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.Sequential, nn.Sequential, nn.Sequential, nn.Sequential]:
+    """Return conv1, bn1 and layer1 .. layer4 of the configured ResNet, of strides 2, 1, 1, 2, 2, 2."""
+    blocks, width = BACKBONE_SHAPES[config.backbone]
+    return (
+        nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        _layer(width, width, blocks[0], 1),
+        _layer(width, 2 * width, blocks[1], 2),
+        _layer(2 * width, 4 * width, blocks[2], 2),
+        _layer(4 * width, 8 * width, blocks[3], 2),
+    )
+
+
+def _in_float32(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a last layer in full precision: metres in 8 or 11 bits would be centimetres apart."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return module(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return module(x.float())
 
 
 def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

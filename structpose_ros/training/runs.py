@@ -52,6 +52,8 @@ def export_run(
     Both are given, or as the run keeps them; a run of an earlier release keeps no points.
     """
     config = load_config(run / CONFIG)
+    if config.method != "structpose":
+        raise ConfigError(f"expected a run with method: structpose in {run}, got {config.method}")
     state = read_checkpoint(run)
     measured = run / CALIBRATION
     if calibration is not None:
@@ -64,9 +66,7 @@ def export_run(
         map_cloud = MapCloud(**{key: value.numpy() for key, value in state["map_cloud"].items()})
     network = StructPoseNetwork(config.network)
     network.load_state_dict(state["network"])
-    weighting = (
-        config.pose.correspondence_weighting and state["progress"]["epochs_done"] > config.geometry.epochs
-    )
+    weighting = config.pose.correspondence_weighting and _weights_are_trained(state["progress"], config)
     return export_model(
         network,
         _contract(config, state, calibration),
@@ -75,6 +75,13 @@ def export_run(
         images=data.normalize_images(state["examples"]) if "examples" in state else None,
         map_cloud=map_cloud,
     )
+
+
+def _weights_are_trained(progress: dict[str, Any], config: TrainingConfig) -> bool:
+    """Whether stage 2 has begun; an earlier release counted the epochs of both stages alone."""
+    if "stage" not in progress:
+        return bool(progress["epochs_done"] > config.geometry.epochs)
+    return (progress["stage"], progress["epoch"], progress["step"]) > (1, 0, 0)
 
 
 def measure_map_cloud(run: Path, data_root: Path, *, skip_bad: bool = False) -> MapCloud:

@@ -1,13 +1,13 @@
-"""Both training stages of the paper (§3.4), resumable, from a recording to a run folder with a model file.
+"""Training, resumable to the bit, from a recording to a run folder with a model file.
 
-A run folder holds config.yaml, checkpoint.pt (tensors and plain values only), log.jsonl and model.onnx.
+A run folder holds config.yaml, checkpoint.pt (tensors and plain values only), log.jsonl, tensorboard/ and
+model.onnx; while it trains also frames/, its frames made ready.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -22,21 +22,23 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from structpose_ros.training import dataset as data
-from structpose_ros.training.alignment import align
+from structpose_ros.training import parallel
+from structpose_ros.training.augmentation import NO_AUGMENTATION
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.frame_store import FrameStore, build_store, remove_store
 from structpose_ros.training.frames import (
     RecordingError,
     handle_bad,
     open_recording,
+    remove_temporaries,
     write_atomic,
 )
-from structpose_ros.training.losses import BatchLabels, geometry_loss, pose_loss
 from structpose_ros.training.map_cloud import MapCloudBuilder
-from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits, load_pretrained
+from structpose_ros.training.monitor import Monitor
+from structpose_ros.training.networks import StructPoseNetwork
 from structpose_ros.training.runs import (
     CHECKPOINT,
     CONFIG,
-    LOG,
     MODEL,
     as_tensors,
     calibrate,
@@ -44,24 +46,59 @@ from structpose_ros.training.runs import (
     export_run,
     read_checkpoint,
 )
+from structpose_ros.training.stages import Method, PoseNetBaseline, Stage, StructPose
 
 EXAMPLES = 4  # frames kept in a checkpoint
+STORE = "frames"
 
 
 @dataclass
 class Progress:
-    """Where a run stands: epochs finished of both stages together, steps skipped as not finite, seconds."""
+    """Where a run stands.
 
+    stage: the one that trains. epoch, step: finished in that stage, and of the next epoch.
+    epochs_done: finished of all stages. losses, steps_counted: sum and number of this epoch's finite losses.
+    best_loss, best_epoch: of the held-out frames in this stage.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
     epochs_done: int = 0
     skipped_steps: int = 0
     seconds: float = 0.0
+    losses: float = 0.0
+    steps_counted: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+
+    @classmethod
+    def read(cls, content: dict[str, Any], stages: tuple[Stage, ...]) -> Progress:
+        """Take what a checkpoint says; that of an earlier release counts epochs of all stages alone."""
+        progress = cls(**content)
+        if "stage" not in content:
+            progress.epoch = progress.epochs_done
+            while progress.stage < len(stages) and progress.epoch >= stages[progress.stage].epochs:
+                progress.epoch -= stages[progress.stage].epochs
+                progress.stage += 1
+        return progress
 
 
 class Trainer:
-    """One run: network, data, optimiser and where it stands."""
+    """One run: network, data, optimiser and where it stands. Every process of `torchrun` has one."""
 
-    def __init__(self, config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool = False) -> None:
-        """Load the data, build the network, and take up a checkpoint where `out` holds one.
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data_root: Path,
+        out: Path,
+        *,
+        skip_bad: bool = False,
+        store: Path | None = None,
+    ) -> None:
+        """Prepare the data, build the network, and take up a checkpoint where `out` holds one.
+
+        `store`: where the frames made ready are kept, for several runs; else in `out`, until it is trained.
 
         Raises:
             ConfigError: `out` holds a run with another configuration or of another recording, a checkpoint
@@ -70,174 +107,245 @@ class Trainer:
         """
         self.config = config
         self.out = out
-        self._claim_folder()
-        torch.manual_seed(config.seed)
-        self.device = _device(config.device)
+        self.fabric, self._scaler = parallel.launch(config.device, config.precision)
+        _expect_equal_shares(config.batch_size)
+        if self.fabric.is_global_zero:
+            self._claim_folder()
+        self._seed()
         self.recording = open_recording(data_root)
-        files, bad = self.recording.files("train")
-        handle_bad(bad, len(files) + len(bad), skip_bad)
+        files, missing = self.recording.files("train")
+        handle_bad(missing, len(files) + len(missing), skip_bad)
         training_files, self.validation_files = data.split_validation(files, config.validation_fraction)
-        with tqdm(total=len(files), desc="reading frames", unit="frame") as bar:
-            everything, unreadable = data.load_frames(
-                self.recording, files, config.input, skip_bad=skip_bad, progress=lambda *_: bar.update(1)
-            )
-        training_names = {item.name for item in training_files}
-        frames = [frame for frame in everything if frame.name in training_names]
+        self._own_store = store is None
+        self.store_folder = out / STORE if store is None else store
+        everything = self._open_store(files, skip_bad)
+        self._say(f"left out: {line}" for line in missing + everything.bad)
+        frames = everything.named([item.name for item in training_files])
+        held_out = everything.named([item.name for item in self.validation_files])
         if not frames:
             raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
-        for line in bad + unreadable:
-            print(f"left out: {line}")
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
         builder = MapCloudBuilder()
         self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera, builder.add)
         self.map_cloud = builder.cloud()
-        self.views = data.ViewDataset(
-            frames,
-            self.recording.camera,
-            self.input_camera,
-            self.statistics,
-            config.augmentation,
-            config.seed,
-        )
-        self.network = StructPoseNetwork(config.network)
-        if config.network.pretrained and not (out / CHECKPOINT).is_file():
-            load_pretrained(self.network, config.network.pretrained, config.network.backbone)
-        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.rays = (
-            torch.from_numpy(np.nan_to_num(self.views.rays)).permute(2, 0, 1)[None].float().to(self.device)
-        )
+        self.views = self._views(frames, augmented=True)
+        self.held_out = self._views(held_out, augmented=False)
+        self.method = self._method()
+        self.network = self.method.network
+        self.network.to(self.fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parallel.global_batch_norm(self.network, self.fabric.device)
+        if config.compile:
+            self.network.compile()
         self.progress = Progress()
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
+        self._best: dict[str, torch.Tensor] | None = None
         self._resumed_optimizer: dict[str, Any] | None = None
         self._load_checkpoint()
 
-    @property
-    def total_epochs(self) -> int:
-        """Epochs of both stages."""
-        return self.config.geometry.epochs + self.config.pose.epochs
-
     def train(self, *, stop_after: int | None = None) -> None:
-        """Train until both stages, or `stop_after` epochs, are done; every epoch ends in a checkpoint."""
-        last = self.total_epochs if stop_after is None else min(stop_after, self.total_epochs)
+        """Train all stages, or until `stop_after` epochs are done; every epoch ends in a checkpoint."""
+        stages = self.method.stages
         steps = math.ceil(len(self.views) / self.config.batch_size)
+        epochs = sum(stage.epochs for stage in stages)
+        last = epochs if stop_after is None else min(stop_after, epochs)
+        done = self.progress.epochs_done * steps + self.progress.step
         bar = tqdm(
-            total=last * steps, initial=self.progress.epochs_done * steps, desc="training", unit="step"
+            total=last * steps,
+            initial=done,
+            desc="training",
+            unit="step",
+            disable=not self.fabric.is_global_zero,
         )
-        with bar:
-            while self.progress.epochs_done < last:
-                started = time.monotonic()
-                loss = self._run_epoch(self.progress.epochs_done, bar)
-                self.progress.epochs_done += 1
-                self.progress.seconds += time.monotonic() - started
+        with bar, Monitor(self) as monitor:
+            while self.progress.stage < len(stages) and self.progress.epochs_done < last:
+                stage = stages[self.progress.stage]
+                if self.progress.epoch < stage.epochs:
+                    self._run_epoch(stage, steps, bar, monitor)
+                if self.progress.epoch >= stage.epochs or self._has_converged():
+                    self._end_stage()
                 self._save_checkpoint()
-                self._log(loss)
 
-    def _run_epoch(self, epoch: int, bar: tqdm[Any]) -> float:
-        geometry = epoch < self.config.geometry.epochs
-        if self.optimizer is None or epoch == self.config.geometry.epochs:
-            self.optimizer = self._geometry_optimizer() if geometry else self._pose_optimizer()
-            if self._resumed_optimizer is not None and epoch != self.config.geometry.epochs:
-                self.optimizer.load_state_dict(self._resumed_optimizer)
-            self._resumed_optimizer = None
-        # Stage 2 keeps the batch statistics of stage 1: its steps on the backbone are tiny.
-        self.network.train(geometry)
-        self.views.epoch, self.views.rigid = epoch, not geometry
-        losses = []
-        batches = list(self._batches(epoch))
+    def _run_epoch(self, stage: Stage, steps: int, bar: tqdm[Any], monitor: Monitor) -> None:
+        if self.optimizer is None:
+            self._begin_stage(stage)
+        started, before = time.monotonic(), self.progress.seconds
+        saved = started
+        self.module.train(stage.learns_statistics)
+        self.views.epoch, self.views.rigid = self._epochs_begun(), stage.rigid
+        batches = list(self._batches(self.views.epoch))[self.progress.step :]
         loader = DataLoader(
             self.views,
             batch_sampler=batches,
             collate_fn=data.collate,
             num_workers=self.config.workers,
             worker_init_fn=data.start_worker,
+            pin_memory=self.fabric.device.type == "cuda",
         )
-        for step, (images, labels) in enumerate(loader):
-            if geometry:
-                self._set_learning_rate(epoch, step, len(batches))
-            loss = self._step(images, labels, geometry)
+        for batch in loader:
+            rate = stage.learning_rate(self.progress.epoch, self.progress.step, steps)
+            if rate is not None:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+            loss, terms = self._step(batch)
+            self.progress.step += 1
             if math.isfinite(loss):
-                losses.append(loss)
-            bar.set_postfix(stage=1 if geometry else 2, epoch=epoch + 1, loss=f"{loss:.4f}", refresh=False)
+                self.progress.losses += loss
+                self.progress.steps_counted += 1
+            monitor.step(stage, loss, terms)
+            bar.set_postfix(stage=stage.name, epoch=self.views.epoch + 1, loss=f"{loss:.4f}", refresh=False)
             bar.update(1)
-        return float(np.mean(losses)) if losses else math.nan
+            now = time.monotonic()
+            self.progress.seconds = before + now - started
+            if now - saved > 60 * self.config.checkpoint_minutes and self.progress.step < steps:
+                self._save_checkpoint()
+                saved = time.monotonic()
+        self._end_epoch(stage, monitor)
 
-    def _step(self, images: torch.Tensor, labels: BatchLabels, geometry: bool) -> float:
-        assert self.optimizer is not None
-        image_B3HW = data.normalize_images(images.to(self.device)).to(memory_format=torch.channels_last)
-        labels = BatchLabels(**{key: value.to(self.device) for key, value in vars(labels).items()})
-        loss = self._geometry_loss(image_B3HW, labels) if geometry else self._pose_loss(image_B3HW, labels)
+    def _end_epoch(self, stage: Stage, monitor: Monitor) -> None:
+        progress = self.progress
+        mean = progress.losses / progress.steps_counted if progress.steps_counted else math.nan
+        held_out = self._held_out_loss(stage)
+        progress.epoch += 1
+        progress.epochs_done += 1
+        progress.step, progress.losses, progress.steps_counted = 0, 0.0, 0
+        if self.config.patience > 0 and held_out < progress.best_loss:
+            progress.best_loss, progress.best_epoch = held_out, progress.epoch
+            state = self.network.state_dict()
+            self._best = {key: value.detach().cpu().clone() for key, value in state.items()}
+        monitor.epoch(stage, mean, held_out)
+
+    def _has_converged(self) -> bool:
+        patience = self.config.patience
+        return patience > 0 and self.progress.epoch - self.progress.best_epoch >= patience
+
+    def _end_stage(self) -> None:
+        if self._best is not None:
+            self.network.load_state_dict(self._best)
+        self._best, self.optimizer = None, None
+        self.progress.stage += 1
+        self.progress.epoch, self.progress.best_loss, self.progress.best_epoch = 0, math.inf, 0
+
+    def _begin_stage(self, stage: Stage) -> None:
+        groups = self.method.parameter_groups(stage)
+        trained = {id(value) for group in groups for value in group["params"]}
+        for value in self.network.parameters():
+            value.requires_grad_(id(value) in trained)
+        self.module, self.optimizer = self.fabric.setup(
+            self.method.stage_loss(stage), torch.optim.Adam(groups)
+        )
+        if self._resumed_optimizer is not None:
+            self.optimizer.load_state_dict(self._resumed_optimizer)
+            self._resumed_optimizer = None
+
+    def _step(self, batch: tuple[torch.Tensor, data.BatchLabels]) -> tuple[float, dict[str, torch.Tensor]]:
+        loss, terms = self.module(*self._to_device(batch))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        # Called for the norm: at this bound nothing is clipped.
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1e9)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            self.progress.skipped_steps += 1
+        self.fabric.backward(loss)
+        value = (parallel.total(loss.detach()) / parallel.processes()).item()
+        if self._scaler is not None:  # it looks for gradients that are not finite by itself
+            scale = self._scaler.get_scale()
+            self.optimizer.step()
+            skipped = self._scaler.get_scale() < scale
+        else:
+            # Called for the norm: at this bound nothing is clipped.
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1e9)
+            skipped = not (math.isfinite(value) and math.isfinite(norm.item()))
+            if not skipped:
+                self.optimizer.step()
+        self.progress.skipped_steps += skipped
+        return math.nan if skipped else value, terms
+
+    def _held_out_loss(self, stage: Stage) -> float:
+        """Return the mean loss of a stage over the frames held out, as they are; NaN where there is none."""
+        if len(self.held_out) == 0:
             return math.nan
-        self.optimizer.step()
-        return loss.item()
+        module = self.method.stage_loss(stage).to(self.fabric.device).eval()
+        losses = []
+        with torch.no_grad(), self.fabric.autocast():
+            for index in range(len(self.held_out)):
+                loss, _ = module(*self._to_device(data.collate([self.held_out[index]])))
+                losses.append(loss.item())
+        return float(np.mean(losses))
 
-    def _geometry_loss(self, image_B3HW: torch.Tensor, labels: BatchLabels) -> torch.Tensor:
-        stage = self.config.geometry
-        output = self.network(image_B3HW)
-        return geometry_loss(
-            output, labels, self.statistics.depth_scale, stage.half_depth_weight, stage.validity_mask
-        )
+    def _to_device(self, batch: tuple[torch.Tensor, data.BatchLabels]) -> list[torch.Tensor]:
+        images, labels = batch
+        return [
+            value.to(self.fabric.device, non_blocking=True)
+            for value in (
+                images,
+                labels.scene_coordinates,
+                labels.depth,
+                labels.half_depth,
+                labels.map_from_camera,
+            )
+        ]
 
-    def _pose_loss(self, image_B3HW: torch.Tensor, labels: BatchLabels) -> torch.Tensor:
-        stage, alignment = self.config.pose, self.config.alignment
-        output = self.network(image_B3HW)
-        points = depth_from_logits(output.depth_logits, self.statistics.depth_scale) * self.rays
-        scene = output.scene_coordinates
-        if stage.correspondence_weighting:
-            weights = self.network.correspondence_weights(scene, points)
-        else:
-            weights = torch.ones_like(points[:, :1])
-        weights = weights * self.rays[:, 2:]  # 0 where the lens does not reach: the relocalizer does the same
-        map_from_camera = align(
-            points.flatten(2).transpose(1, 2),
-            scene.flatten(2).transpose(1, 2),
-            weights.flatten(1),
-            alignment.robust_rounds,
-            alignment.robust_scale,
-            alignment.robust_floor,
-        )
-        return pose_loss(map_from_camera, labels.map_from_camera)
-
-    def _geometry_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self._parameters(weight_head=False), lr=self.config.geometry.learning_rate)
-
-    def _pose_optimizer(self) -> torch.optim.Optimizer:
-        stage = self.config.pose
-        groups = []
-        if stage.correspondence_weighting:
-            groups.append({"params": self._parameters(weight_head=True), "lr": stage.weight_learning_rate})
-        if stage.update_geometry:
-            groups.append({"params": self._parameters(weight_head=False), "lr": stage.learning_rate})
-        return torch.optim.Adam(groups)
-
-    def _parameters(self, *, weight_head: bool) -> list[torch.nn.Parameter]:
-        named = self.network.named_parameters()
-        return [value for name, value in named if name.startswith("weight_head") == weight_head]
-
-    def _set_learning_rate(self, epoch: int, step: int, steps: int) -> None:
-        stage = self.config.geometry
-        if stage.schedule == "step":
-            factor = stage.step_factor ** (epoch // stage.step_epochs)
-        else:
-            done = (epoch * steps + step + 1) / (stage.epochs * steps)
-            factor = done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
-        assert self.optimizer is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = stage.learning_rate * max(factor, 1e-4)
+    def _epochs_begun(self) -> int:
+        """Return the number of the epoch that is trained: views depend on it, so it never occurs twice."""
+        earlier = self.method.stages[: self.progress.stage]
+        return sum(stage.epochs for stage in earlier) + self.progress.epoch
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.views)).tolist()
-        for first in range(0, len(order), self.config.batch_size):
-            yield order[first : first + self.config.batch_size]
+        """Yield this process' share of each batch; the last one is filled up from the first."""
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.views))
+        size = self.config.batch_size
+        full = np.resize(order, math.ceil(len(order) / size) * size)
+        share = size // self.fabric.world_size
+        for first in range(self.fabric.global_rank * share, len(full), size):
+            yield full[first : first + share].tolist()
+
+    def _views(self, frames: FrameStore, *, augmented: bool) -> data.ViewDataset:
+        augmentation = self.config.augmentation if augmented else NO_AUGMENTATION
+        return data.ViewDataset(
+            frames,
+            self.recording.camera,
+            self.input_camera,
+            self.statistics,
+            augmentation,
+            self.config.seed,
+        )
+
+    def _method(self) -> Method:
+        fresh = not (self.out / CHECKPOINT).is_file()
+        if self.config.method == "posenet":
+            return PoseNetBaseline(self.config, pretrained=fresh)
+        rays = torch.from_numpy(np.nan_to_num(self.views.rays)).permute(2, 0, 1)[None].float()
+        return StructPose(self.config, self.statistics.depth_scale, rays, pretrained=fresh)
+
+    def _seed(self) -> None:
+        torch.manual_seed(self.config.seed)
+        if self.fabric.device.type == "cuda":  # resuming to the bit needs the same kernels every time
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+
+    def _open_store(self, files: list[data.FrameFiles], skip_bad: bool) -> FrameStore:
+        if self.fabric.is_global_zero:
+            with tqdm(total=len(files), desc="reading frames", unit="frame") as bar:
+                build_store(
+                    self.store_folder,
+                    self.recording,
+                    files,
+                    self.config.input,
+                    skip_bad=skip_bad,
+                    progress=lambda *_: bar.update(1),
+                )
+        self.fabric.barrier()
+        return FrameStore(self.store_folder)
+
+    def discard_store(self) -> None:
+        """Remove the frames made ready, if they are this run's own."""
+        if self._own_store and self.fabric.is_global_zero:
+            remove_store(self.store_folder)
+
+    def _say(self, lines: Iterator[str]) -> None:
+        if self.fabric.is_global_zero:
+            for line in lines:
+                print(line)
 
     def _claim_folder(self) -> None:
         path = self.out / CONFIG
         if path.is_file() and load_config(path) == self.config:
+            remove_temporaries(self.out)
             return
         if self.out.is_dir() and any(item != path for item in self.out.iterdir()):
             raise ConfigError(
@@ -250,32 +358,36 @@ class Trainer:
         write_atomic(path, text.encode())
 
     def _save_checkpoint(self) -> None:
-        assert self.optimizer is not None
-        buffer = io.BytesIO()
+        if not self.fabric.is_global_zero:
+            return
         state = {
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            # At the end of a stage the next one begins with an optimiser of its own.
+            "optimizer": {} if self.optimizer is None else self.optimizer.state_dict(),
             "progress": vars(self.progress),
             **self._origin(),
         }
+        if self._best is not None:
+            state["best_network"] = self._best
+        if self._scaler is not None:
+            state["scaler"] = self._scaler.state_dict()
+        buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self.out / CHECKPOINT, buffer.getvalue())
 
     def _origin(self) -> dict[str, Any]:
         """What the run was trained on, as plain values and tensors."""
+        frames = self.views.frames
+        chosen = np.unique(np.linspace(0, len(frames) - 1, EXAMPLES).round().astype(int)).tolist()
+        images = np.stack([frames[index].image_rgb.transpose(2, 0, 1) for index in chosen])
         return {
             "statistics": as_tensors(self.statistics),
             "recording": {"name": self.recording.name, "camera": dataclasses.asdict(self.recording.camera)},
-            "examples": self._examples(),
+            # For the export to compare on: uint8 (N, 3, H, W) and map_from_camera (N, 4, 4).
+            "examples": torch.from_numpy(np.ascontiguousarray(images)),
+            "example_poses": torch.from_numpy(np.stack([frames[index].map_from_camera for index in chosen])),
             "map_cloud": {key: torch.from_numpy(value) for key, value in vars(self.map_cloud).items()},
         }
-
-    def _examples(self) -> torch.Tensor:
-        """Return a few frames (N, 3, H, W) uint8, spread over the recording, for the export to compare on."""
-        frames = self.views.frames
-        chosen = np.unique(np.linspace(0, len(frames) - 1, EXAMPLES).round().astype(int))
-        images = np.stack([frames[index].image_rgb for index in chosen])
-        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
     def _load_checkpoint(self) -> None:
         if not (self.out / CHECKPOINT).is_file():
@@ -285,40 +397,50 @@ class Trainer:
             state, self.statistics, self.recording, self.out, "choose another --out, or delete the folder"
         )
         self.network.load_state_dict(state["network"])
-        self.progress = Progress(**state["progress"])
-        self._resumed_optimizer = state["optimizer"]
-
-    def _log(self, loss: float) -> None:
-        line = {
-            "epoch": self.progress.epochs_done,
-            "loss": loss if math.isfinite(loss) else None,
-            "skipped_steps": self.progress.skipped_steps,
-            "seconds": round(self.progress.seconds, 1),
-        }
-        with (self.out / LOG).open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self.progress = Progress.read(state["progress"], self.method.stages)
+        if self.progress.epoch > 0 or self.progress.step > 0:
+            self._resumed_optimizer = state["optimizer"]
+        self._best = state.get("best_network")
+        if self._scaler is not None and "scaler" in state:
+            self._scaler.load_state_dict(state["scaler"])
 
 
-def train(config: TrainingConfig, data_root: Path, out: Path, *, skip_bad: bool = False) -> Path:
-    """Train, measure on the held-out frames, and write `out`/model.onnx; returns its path."""
-    trainer = Trainer(config, data_root, out, skip_bad=skip_bad)
+def _expect_equal_shares(batch_size: int) -> None:
+    if batch_size % parallel.processes():
+        raise ConfigError(
+            f"batch_size: expected a multiple of the {parallel.processes()} processes, got {batch_size}"
+        )
+
+
+def train(
+    config: TrainingConfig,
+    data_root: Path,
+    out: Path,
+    *,
+    skip_bad: bool = False,
+    store: Path | None = None,
+) -> Path:
+    """Train, measure on the held-out frames, and write `out`/model.onnx; returns its path.
+
+    The baseline has no model file: for it the run's folder is returned.
+    """
+    trainer = Trainer(config, data_root, out, skip_bad=skip_bad, store=store)
     trainer.train()
-    # Given, not only kept in the checkpoint: an earlier release may have finished this run without it.
-    parity = export_run(out, out / MODEL, map_cloud=trainer.map_cloud)
-    if trainer.validation_files:
-        calibration = calibrate(out / MODEL, trainer.recording, trainer.validation_files)
-        parity = export_run(out, out / MODEL, calibration, trainer.map_cloud)
-        measured = ", ".join(f"{key} {value:.4g}" for key, value in calibration.validation.items())
-        print(f"held-out frames: {measured}; inlier threshold {calibration.inlier_threshold:.3f} m")
-    print(f"wrote {out / MODEL} (agrees with torch to {parity.worst:.1e} relative)")
+    trainer.discard_store()
+    if not isinstance(trainer.network, StructPoseNetwork):
+        return out
+    if trainer.fabric.is_global_zero:
+        _export(trainer)
     return out / MODEL
 
 
-def _device(requested: str) -> torch.device:
-    if requested == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device: expected a CUDA GPU, got none that torch can use (set device: auto or cpu)"
-        )
-    if requested == "auto":
-        requested = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(requested)
+def _export(trainer: Trainer) -> None:
+    model = trainer.out / MODEL
+    # Given, not only kept in the checkpoint: an earlier release may have finished this run without it.
+    parity = export_run(trainer.out, model, map_cloud=trainer.map_cloud)
+    if trainer.validation_files:
+        calibration = calibrate(model, trainer.recording, trainer.validation_files)
+        parity = export_run(trainer.out, model, calibration, trainer.map_cloud)
+        measured = ", ".join(f"{key} {value:.4g}" for key, value in calibration.validation.items())
+        print(f"held-out frames: {measured}; inlier threshold {calibration.inlier_threshold:.3f} m")
+    print(f"wrote {model} (agrees with torch to {parity.worst:.1e} relative)")
