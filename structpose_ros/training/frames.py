@@ -29,6 +29,7 @@ from structpose_ros.geometry import rigid_from_matrix
 STAMPS = "stamps.txt"
 SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
 NOTHING_SEEN_MM = 65535  # invalid beside 0, though it passes for 65.5 m
+JPEG_START = b"\xff\xd8"
 _FRAME_NAME = re.compile(r"frame-(\d+)\.(color\.jpg|color\.png|depth\.png|pose\.txt)$")
 
 
@@ -179,19 +180,38 @@ def read_depth(path: Path) -> npt.NDArray[np.uint16]:
 
 
 def _decode(path: Path, flags: int, expected: str) -> npt.NDArray[Any]:
+    content = read_bytes(path, expected)
+    image = decode_image(content, flags)
+    if image is None:
+        raise RecordingError(f"{path}: expected {expected}, got an unreadable file of {len(content)} bytes")
+    return image
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        RecordingError: there is none or it can't be read; the message says what was `expected`.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise RecordingError(f"{path}: expected {expected}, got nothing") from None
     except OSError as error:
         raise RecordingError(f"{path}: expected {expected}, got: {error.strerror}") from error
-    # OpenCV fills the rest of a JPEG that was cut off with grey: only its end marker tells.
-    end, last_part = (b"\xff\xd9", b"\xff\xda") if path.suffix == ".jpg" else (b"IEND", b"IDAT")
-    whole = content.rfind(end) > content.rfind(last_part)
-    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags) if whole else None
-    if image is None:
-        raise RecordingError(f"{path}: expected {expected}, got an unreadable file of {len(content)} bytes")
-    return np.asarray(image)
+
+
+def decode_image(content: bytes, flags: int) -> npt.NDArray[Any] | None:
+    """Return an encoded image as `cv2.imdecode` does, None where it is damaged or cut off."""
+    # OpenCV fills the rest of an image that was cut off with grey: only its end marker tells.
+    for start, last_part, end in ((JPEG_START, b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND")):
+        if content.startswith(start) and content.rfind(end) <= content.rfind(last_part):
+            return None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+    except cv2.error:  # an empty file, or a header that speaks of a billion pixels
+        return None
+    return None if image is None else np.asarray(image)
 
 
 def read_pose(path: Path) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Depth moved into another camera: what the colour camera would see of the depth camera's points."""
+"""Depth brought to the colour camera's pixels: moved into another camera, or resampled in its own."""
 
 from __future__ import annotations
 
@@ -33,3 +33,19 @@ def register_depth(
     np.minimum.at(registered.reshape(-1), index, millimetres)
     registered[registered == NOTHING_SEEN_MM] = 0
     return registered
+
+
+def resample_depth(depth_mm: npt.NDArray[np.uint16], width: int, height: int) -> npt.NDArray[np.uint16]:
+    """Return depth (height, width) of the same view in another size, nearest pixel."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip((height, width), depth_mm.shape, strict=True)
+    )
+    return depth_mm[rows[:, None], columns]
+
+
+def largest_shift(one: Camera, other: Camera) -> float:
+    """Return by how many pixels, at most, a corner of `one`'s image lies elsewhere in `other`'s."""
+    right, bottom = one.width - 1, one.height - 1
+    corners = np.array([[0.0, 0.0], [right, 0.0], [0.0, bottom], [right, bottom]])
+    return float(np.abs(other.project(one.rays(corners)) - corners).max())

@@ -14,7 +14,7 @@ from structpose_ros.training.importers.common import Imported, Plan, Progress, S
 def add_formats(command: argparse.ArgumentParser) -> None:
     """Add every format to the `import` command."""
     formats = command.add_subparsers(required=True, metavar="FORMAT")
-    for add in (_add_7scenes,):
+    for add in (_add_7scenes, _add_rtabmap, _add_scannet, _add_tum):
         add(formats)
 
 
@@ -115,3 +115,60 @@ def _add_7scenes(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -
         return import_7scenes(arguments.source, arguments.out, skip_bad=arguments.skip_bad, progress=progress)
 
     _add_format(formats, "7scenes", "a scene of 7-Scenes as downloaded; its depth gets registered", run)
+
+
+def _add_tum(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from structpose_ros.training.importers.tum import TumOptions, plan_tum
+
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        options = TumOptions(arguments.max_offset, arguments.max_gap, arguments.depth_scale, arguments.camera)
+        return write_plan(plan_tum(arguments.source, options, selection_of(arguments)), arguments, progress)
+
+    command = _add_format(formats, "tum", "a recording in the layout of the TUM RGB-D benchmark", run)
+    defaults = TumOptions()
+    for option, default, metavar, help_text in (
+        ("--max-offset", defaults.max_offset, "S", "between an image and its depth"),
+        ("--max-gap", defaults.max_gap, "S", "between the poses around an image"),
+        ("--depth-scale", defaults.depth_scale, "UNITS", "units of depth per metre"),
+    ):
+        help_text = f"{help_text} (default %(default)g)"
+        command.add_argument(option, type=float, default=default, metavar=metavar, help=help_text)
+    command.add_argument(
+        "--camera",
+        help="freiburg1, freiburg2, freiburg3, ros_default or a camera_info YAML file "
+        "(default: the folder's name tells)",
+    )
+    add_selection(command)
+
+
+def _add_rtabmap(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        from structpose_ros.training.importers.rtabmap import plan_rtabmap
+
+        plan = plan_rtabmap(arguments.source, selection_of(arguments), arguments.camera_index)
+        return write_plan(plan, arguments, progress)
+
+    command = _add_format(
+        formats, "rtabmap", "what `rtabmap-export --images --poses_camera` wrote: SRC or SRC/NAME", run
+    )
+    command.add_argument(
+        "--camera-index",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a robot with several cameras (default %(default)s)",
+    )
+    add_selection(command)
+
+
+def _add_scannet(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        from structpose_ros.training.importers.scannet import plan_scannet
+
+        plan = plan_scannet(arguments.source, selection_of(arguments))
+        imported = write_plan(plan, arguments, progress)
+        lost = [f"{plan.lost} frames whose tracking was lost"] if plan.lost else []
+        return Imported(imported.frames, [*lost, *imported.bad])
+
+    command = _add_format(formats, "scannet", "a scan of ScanNet as its SensReader exports it", run)
+    add_selection(command)

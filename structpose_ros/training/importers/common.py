@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -21,11 +21,14 @@ import numpy.typing as npt
 from structpose_ros.camera import Camera
 from structpose_ros.geometry import rotation_angle
 from structpose_ros.training.frames import (
+    JPEG_START,
     SPLIT_FILES,
     Frame,
     RecordingError,
+    decode_image,
     expect_size,
     handle_bad,
+    read_bytes,
     remove_temporaries,
     write_atomic,
     write_camera,
@@ -52,6 +55,9 @@ class PlannedFrame:
     split: str = "train"
     sequence: int = 1
     number: int | None = None
+
+
+AnyFrame = TypeVar("AnyFrame", bound=PlannedFrame)
 
 
 @dataclass(frozen=True)
@@ -133,18 +139,19 @@ class Selection:
             if not low <= value <= high:
                 raise RecordingError(f"{name}: expected {low} .. {high}, got {value}")
 
-    def apply(self, frames: Sequence[PlannedFrame]) -> list[PlannedFrame]:
-        """Return the chosen frames of one drive, in order, with split and sequence set (from 1)."""
+    def apply(self, frames: Sequence[AnyFrame]) -> list[AnyFrame]:
+        """Return the chosen frames of one drive, in order, with split and sequence set (from 1).
+
+        An importer's own kind of frame keeps what else it holds.
+        """
         chosen = thin_by_motion(
             [frame.map_from_camera for frame in frames], self.min_distance, self.min_angle
         )
-        kept: list[PlannedFrame] = []
+        kept: list[AnyFrame] = []
         for split, sequence, first, last in split_blocks(
             len(chosen), self.test_fraction, self.blocks, self.gap
         ):
-            for index in chosen[first:last]:
-                frame = frames[index]
-                kept.append(PlannedFrame(frame.source, frame.map_from_camera, frame.stamp, split, sequence))
+            kept += [replace(frames[index], split=split, sequence=sequence) for index in chosen[first:last]]
         return kept
 
 
@@ -173,19 +180,23 @@ def thin_by_motion(
 def split_blocks(count: int, test_fraction: float, blocks: int, gap: int) -> list[tuple[str, int, int, int]]:
     """Cut `count` frames of a drive into (split, sequence, first, last + 1), with `gap` frames between.
 
-    Test blocks stand in the middles of `blocks` equal parts. Where the drive is too short, gaps shrink.
+    Test blocks stand in the middles of `blocks` equal parts. On a short drive blocks get fewer and gaps
+    shrink: half of the frames that are not for testing, and one at least, stay for training.
     """
-    length = round(count * test_fraction / blocks)
-    if test_fraction <= 0 or length == 0 or count < 3:
+    held = min(round(count * test_fraction), count - 1)
+    if held < 1:
         return [("train", 1, 0, count)] if count else []
-    part = count / blocks
-    gap = min(gap, max(0, int((part - length) // 4)))
+    blocks = min(blocks, held)
+    rest = count - held
+    gap = min(gap, rest // (4 * blocks))
     cuts: list[tuple[str, int, int]] = []
     start = 0
     for block in range(blocks):
-        first = round(part * block + (part - length) / 2)
-        cuts += [("train", start, first - gap), ("test", first, first + length)]
-        start = first + length + gap
+        # Half a part of the rest, then a part between two blocks: integers, so that nothing overlaps.
+        before, first, last = rest * (2 * block + 1) // (2 * blocks), held * block, held * (block + 1)
+        first, last = before + first // blocks, before + last // blocks
+        cuts += [("train", start, first - gap), ("test", first, last)]
+        start = last + gap
     cuts.append(("train", start, count))
     filled = [(split, first, last) for split, first, last in cuts if last > first]
     return [(split, number, first, last) for number, (split, first, last) in enumerate(filled, start=1)]
@@ -218,9 +229,9 @@ def write_import(
         raise RecordingError(
             f"expected frames with a pose in {plan.origin.get('source')}, got none of {total}"
         )
-    origin = _origin(plan)
-    _expect_same_origin(out, origin)
     numbers = _numbers(plan.frames)
+    origin = _origin(plan, numbers)
+    _expect_same_origin(out, origin)
     wanted = [index for index, item in enumerate(plan.frames) if not _is_written(out, item, numbers[index])]
     done = len(plan.frames) - len(wanted)
     if progress:
@@ -275,10 +286,14 @@ def _finish(out: Path, plan: Plan, numbers: Sequence[int], kept: Sequence[int]) 
         write_atomic(out / SPLIT_FILES[split], "".join(lines).encode())
 
 
-def _origin(plan: Plan) -> dict[str, Any]:
+def _origin(plan: Plan, numbers: Sequence[int]) -> dict[str, Any]:
     poses = np.array([item.map_from_camera for item in plan.frames])
-    places = [(item.split, item.sequence, item.stamp) for item in plan.frames]
-    digest = hashlib.sha256(np.round(poses, 9).tobytes() + repr(places).encode()).hexdigest()[:16]
+    places = [
+        (item.split, item.sequence, number, item.stamp)
+        for item, number in zip(plan.frames, numbers, strict=True)
+    ]
+    content = np.round(poses, 9).tobytes() + repr((places, plan.camera)).encode()
+    digest = hashlib.sha256(content).hexdigest()[:16]
     origin: dict[str, Any] = json.loads(json.dumps(plan.origin))  # as it will be read back
     return {**origin, "frames": len(plan.frames), "digest": digest}
 
@@ -295,9 +310,12 @@ def _expect_same_origin(out: Path, origin: dict[str, Any]) -> None:
             raise RecordingError(
                 f"expected an empty folder or the same import at {out}, got one of {earlier}, not {origin}"
             )
-        remove_temporaries(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecordingError(f"expected an empty folder or an earlier import at {out}, got other files")
+    elif out.is_dir():
+        if not all(item.match(f".{ORIGIN}.*.tmp") for item in out.iterdir()):
+            raise RecordingError(f"expected an empty folder or an earlier import at {out}, got other files")
+    elif out.exists():
+        raise RecordingError(f"expected a folder to write to, got the file {out}")
+    remove_temporaries(out)
 
 
 def _numbers(frames: Sequence[PlannedFrame]) -> list[int]:
@@ -326,12 +344,20 @@ def decode_color(content: bytes, source: str) -> tuple[npt.NDArray[np.uint8], by
     Raises:
         RecordingError: it can't be decoded, or is cut off.
     """
-    image, jpeg = None, content.startswith(b"\xff\xd8")
-    if content and (not jpeg or content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")):
-        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    image = decode_image(content, cv2.IMREAD_COLOR)
     if image is None:
         raise RecordingError(f"{source}: expected an image, got {len(content)} bytes that can't be decoded")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8), content if jpeg else None
+    image_rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return image_rgb, content if content.startswith(JPEG_START) else None
+
+
+def read_color_file(path: Path) -> tuple[npt.NDArray[np.uint8], bytes | None]:
+    """Return an image file as (H, W, 3) RGB, and its bytes where they are a JPEG.
+
+    Raises:
+        RecordingError: there is none, or it can't be decoded, or is cut off.
+    """
+    return decode_color(read_bytes(path, "an image"), str(path))
 
 
 def depth_in_millimetres(depth: npt.NDArray[Any], metres_per_unit: float) -> npt.NDArray[np.uint16]:
