@@ -28,7 +28,9 @@ def read_all(root: Path, split: str = "train") -> list[Frame]:
     return [recording.read(item) for item in files]
 
 
-def expect_poses(frames: list[Frame], truth: list[np.ndarray], metres: float = 2e-6, deg: float = 2e-4) -> None:
+def expect_poses(
+    frames: list[Frame], truth: list[np.ndarray], metres: float = 2e-6, deg: float = 2e-4
+) -> None:
     """Assert that the poses are the true ones; files hold six decimals."""
     for read, true in zip(frames, truth, strict=True):
         position, rotation = pose_error(read.map_from_camera, true)
@@ -39,7 +41,7 @@ def expect_poses(frames: list[Frame], truth: list[np.ndarray], metres: float = 2
 def expect_the_room(root: Path, levels: float, share: float = 0.9, split: str = "train") -> None:
     """Assert that each pixel shows the colour that the room has where depth, camera and pose put it.
 
-    levels: by how much 99 % of the pixels may differ. share: of the pixels with depth, at least.
+    levels: by how much 95 % of the values may differ (JPEG blurs colour across the edge of a view). share: of the pixels with depth, at least.
     """
     rays = open_recording(root).camera.ray_grid()
     for read in read_all(root, split):
@@ -47,7 +49,7 @@ def expect_the_room(root: Path, levels: float, share: float = 0.9, split: str = 
         assert seen.mean() > share
         points = transform_points(read.map_from_camera, unproject(read.depth_mm * 1e-3, rays))
         errors = np.abs(colors(points[seen]).astype(int) - read.image_rgb[seen].astype(int))
-        assert np.percentile(errors, 99) <= levels
+        assert np.percentile(errors, 95) <= levels
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -182,7 +182,9 @@ def test_a_gap_in_the_poses(tmp_path: Path) -> None:
     path = tmp_path / "drive" / "groundtruth.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:5], *lines[12:-3]]))  # 80 ms lack in the middle, and the end
-    with pytest.raises(RecordingError, match=r"3 of 5 .*at most 0.03 s apart, got a gap of 0.08.*after the last"):
+    with pytest.raises(
+        RecordingError, match=r"3 of 5 .*at most 0.03 s apart, got a gap of 0.08.*after the last"
+    ):
         run(tmp_path / "drive", tmp_path / "out", max_gap=0.03)
     assert not (tmp_path / "out").exists()
     imported = run(tmp_path / "drive", tmp_path / "out", skip_bad=True, max_gap=0.03)

@@ -131,9 +131,15 @@ def _sizes(frames: Sequence[_ScanNetFrame]) -> tuple[tuple[int, int], tuple[int,
 def _intrinsic(path: Path, size: tuple[int, int]) -> Camera:
     k = read_matrix(path)
     try:
-        return Camera(*size, k[0, 0], k[1, 1], k[0, 2], k[1, 2])
+        camera = Camera(*size, k[0, 0], k[1, 1], k[0, 2], k[1, 2])
     except CameraError as error:
         raise RecordingError(f"{path}: {error}") from error
+    if not (0.25 < camera.cx / camera.width < 0.75 and 0.25 < camera.cy / camera.height < 0.75):
+        raise RecordingError(
+            f"{path}: expected a principal point near the middle of images of {size[0]}x{size[1]}, "
+            f"got {camera.cx:g}, {camera.cy:g}: were the images resized?"
+        )
+    return camera
 
 
 def _extrinsic(path: Path) -> npt.NDArray[np.float64]:
