@@ -41,7 +41,8 @@ def expect_poses(
 def expect_the_room(root: Path, levels: float, share: float = 0.9, split: str = "train") -> None:
     """Assert that each pixel shows the colour that the room has where depth, camera and pose put it.
 
-    levels: by how much 95 % of the values may differ (JPEG blurs colour across the edge of a view). share: of the pixels with depth, at least.
+    levels: by how much 95 % of the values may differ (JPEG blurs colour where two views meet).
+    share: of the pixels with depth, at least.
     """
     rays = open_recording(root).camera.ray_grid()
     for read in read_all(root, split):
@@ -60,7 +61,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def expect_resumed_after_full_disk(
     run: Callable[[Path], object], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Assert that a disk that gets full at any write leaves no half file, and that a second call completes."""
+    """Assert that a disk full at any write leaves no half file, and that a second call completes."""
     write = Path.write_bytes
     left = [-1]
 

@@ -48,7 +48,7 @@ def calibration(name: str, camera: Camera, base_from_camera: np.ndarray | None =
         f"image_width: {camera.width}",
         f"image_height: {camera.height}",
         f"camera_matrix:\n   rows: 3\n   cols: 3\n   data: [ {numbers(raw)} ]",
-        "distortion_coefficients:\n   rows: 1\n   cols: 5\n   data: [ 1.0000000000000001e-01, 0., 0., 0., 0. ]",
+        f"distortion_coefficients:\n   rows: 1\n   cols: 5\n   data: [ {numbers(np.eye(5)[0] / 10)} ]",
         "distortion_model: plumb_bob",
         f"projection_matrix:\n   rows: 3\n   cols: 4\n   data: [ {numbers(projection)} ]",
     ]
@@ -74,7 +74,7 @@ def write_export(
     ids: bool = True,
     cameras: tuple[Camera, ...] = (CAMERA,),
 ) -> list[float]:
-    """Write a drive as `room`, an image a second, ids from 3 on; `cameras` take turns. Returns the seconds."""
+    """Write a drive as `room`, an image a second, ids from 3 on; cameras take turns. Returns the seconds."""
     for part in ("rgb", "depth", "calib"):
         (root / f"room_{part}").mkdir(parents=True)
     seconds = [float(number) for number in range(count)]

@@ -234,7 +234,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     command = ["import", "tum", source, str(out), "--camera", f"{source}/camera.yaml"]
     command += ["--min-distance", "0.02", "--test-fraction", "0.3", "--test-blocks", "1", "--test-gap", "1"]
     assert main(command) == 0
-    # 1/30 s at 0.32 m/s are 1.05 cm: every second frame is taken. Of these 10, 3 are for testing, and 2 beside.
+    # 1/30 s at 0.32 m/s are 1.05 cm: every second frame is taken. Of these 10, 3 are for testing.
     assert "wrote 8 frames" in capsys.readouterr().out
     expect_poses(read_all(out, "test"), [drive(number / 15) for number in (3, 4, 5)])
     expect_poses(read_all(out), [drive(number / 15) for number in (0, 1, 7, 8, 9)])

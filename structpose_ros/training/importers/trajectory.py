@@ -42,7 +42,7 @@ class Trajectory:
             raise RecordingError(f"expected a time within that of the poses, got {beyond:.3f} s {side}")
         before = after - 1
         gap_ns = int(self.stamps_ns[after] - self.stamps_ns[before])
-        if gap_ns > max_gap * 1e9:  # in ns: a gap of just the bound must not depend on rounding
+        if gap_ns > max_gap * 1e9 + 0.5:  # half a ns more: a gap of just the bound is none
             raise RecordingError(
                 f"expected poses at most {max_gap:g} s apart, got a gap of {gap_ns * 1e-9:.3f} s"
             )
