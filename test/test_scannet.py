@@ -268,6 +268,15 @@ def test_no_frame_can_be_read(tmp_path: Path) -> None:
         run(tmp_path / "scan", tmp_path / "out", skip_bad=True)
 
 
+def test_a_changed_calibration_is_another_import(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan", 1)
+    run(tmp_path / "scan", tmp_path / "out")
+    run(tmp_path / "scan", tmp_path / "out")
+    write_matrix(tmp_path / "scan" / "intrinsic" / "extrinsic_depth.txt", SENSOR_FROM_DEPTH)
+    with pytest.raises(RecordingError, match="expected an empty folder or the same import"):
+        run(tmp_path / "scan", tmp_path / "out")
+
+
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scan(tmp_path / "scan", 3)
     expect_resumed_after_full_disk(lambda out: run(tmp_path / "scan", out), tmp_path, monkeypatch)

@@ -86,14 +86,16 @@ def test_jpegs_are_kept_as_they_are(tmp_path: Path) -> None:
     assert len(written) == 5
 
 
-@pytest.mark.parametrize("name", ["freiburg1", "freiburg2", "freiburg3"])
-def test_the_folder_names_the_camera(tmp_path: Path, name: str) -> None:
-    source = tmp_path / f"rgbd_dataset_{name}_desk"
-    write_tum(source, 1, CAMERAS[name])
+def test_the_folder_names_the_camera(tmp_path: Path) -> None:
+    source = tmp_path / "rgbd_dataset_freiburg1_desk"
+    write_tum(source, 1, CAMERAS["freiburg1"])
     write_import(plan_tum(source, TumOptions(), ALL), tmp_path / "out")
-    assert open_recording(tmp_path / "out").camera == CAMERAS[name]
+    assert open_recording(tmp_path / "out").camera == CAMERAS["freiburg1"]
     expect_the_room(tmp_path / "out", levels=2)
     assert plan_tum(source, TumOptions(camera="ros_default"), ALL).camera == CAMERAS["ros_default"]
+    for name in ("freiburg2", "freiburg3"):
+        source = source.rename(tmp_path / f"rgbd_dataset_{name}_desk")
+        assert plan_tum(source, TumOptions(), ALL).camera == CAMERAS[name]
 
 
 def test_distortion_is_in_the_order_of_opencv() -> None:
@@ -103,7 +105,7 @@ def test_distortion_is_in_the_order_of_opencv() -> None:
             points, np.zeros(3), np.zeros(3), camera.matrix, np.array(camera.distortion or (0.0,) * 4)
         )
         np.testing.assert_allclose(camera.project(points), expected[:, 0], atol=1e-9)
-        assert np.isfinite(camera.ray_grid()).all()
+        assert np.isfinite(camera.ray_grid(8)).all()
 
 
 def test_an_unknown_camera(tmp_path: Path) -> None:

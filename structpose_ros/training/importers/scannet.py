@@ -98,7 +98,12 @@ def plan_scannet(source: Path, selection: Selection) -> ScanNetPlan:
             depth_mm = register_depth(depth_mm, depth_rays, color_from_depth, camera)
         return Picture(image_rgb, depth_mm, jpeg)
 
-    origin = {"format": "scannet", "source": source.resolve().name}
+    origin = {
+        "format": "scannet",
+        "source": source.resolve().name,
+        "depth_intrinsics": [depth_camera.fx, depth_camera.fy, depth_camera.cx, depth_camera.cy],
+        "color_from_depth": np.round(color_from_depth, 9).tolist(),
+    }
     return ScanNetPlan(camera, chosen, origin, read_one, bad, lost)
 
 
