@@ -14,7 +14,14 @@ from structpose_ros.training.importers.common import Imported, Plan, Progress, S
 def add_formats(command: argparse.ArgumentParser) -> None:
     """Add every format to the `import` command."""
     formats = command.add_subparsers(required=True, metavar="FORMAT")
-    for add in (_add_7scenes, _add_rtabmap, _add_scannet, _add_tum):
+    for add in (
+        _add_12scenes,
+        _add_7scenes,
+        _add_colmap,
+        _add_rtabmap,
+        _add_scannet,
+        _add_tum,
+    ):
         add(formats)
 
 
@@ -171,4 +178,63 @@ def _add_scannet(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -
         return Imported(imported.frames, [*lost, *imported.bad])
 
     command = _add_format(formats, "scannet", "a scan of ScanNet as its SensReader exports it", run)
+    add_selection(command)
+
+
+def _add_12scenes(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        from structpose_ros.training.importers.twelvescenes import import_12scenes
+
+        return import_12scenes(
+            arguments.source, arguments.out, skip_bad=arguments.skip_bad, progress=progress
+        )
+
+    _add_format(formats, "12scenes", "a scene of 12-Scenes as downloaded, e.g. apt1/kitchen", run)
+
+
+def _add_colmap(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        from structpose_ros.training.importers.colmap import ColmapOptions, import_colmap
+
+        names = [name for name in ColmapOptions.__dataclass_fields__ if name != "selection"]
+        given = {name: getattr(arguments, name) for name in names}
+        options = ColmapOptions(**given, selection=selection_of(arguments))
+        return import_colmap(
+            arguments.source, arguments.out, options, skip_bad=arguments.skip_bad, progress=progress
+        )
+
+    command = _add_format(
+        formats, "colmap", "images with a sparse model of COLMAP (and the maps of its MVS)", run
+    )
+    command.add_argument(
+        "--scale",
+        type=float,
+        required=True,
+        metavar="M",
+        help="metres per unit of the model: it has none of its own, and the robot's positions come out in it",
+    )
+    command.add_argument("--model", type=Path, help="folder of the model (default SRC/sparse/0, SRC/sparse)")
+    command.add_argument("--images", type=Path, help="folder of the images (default SRC/images)")
+    command.add_argument("--camera-id", type=int, metavar="N", help="take the images of this camera alone")
+    command.add_argument(
+        "--depth",
+        choices=["auto", "sparse", "mvs"],
+        default="auto",
+        help="from the points seen in an image, or from SRC/stereo/depth_maps (auto: maps if there are any)",
+    )
+    command.add_argument(
+        "--max-error", type=float, default=2.0, metavar="PX", help="of a point (default %(default)s)"
+    )
+    command.add_argument(
+        "--min-track", type=int, default=3, metavar="N", help="images that see a point (default %(default)s)"
+    )
+    command.add_argument(
+        "--point-size",
+        type=int,
+        metavar="PX",
+        help="side of the square that a point's depth fills (default: a cell of the network, width / 80)",
+    )
+    command.add_argument(
+        "--test-list", type=Path, metavar="FILE", help="names of images to test on, instead of blocks"
+    )
     add_selection(command)
