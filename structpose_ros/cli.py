@@ -102,6 +102,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_skip_bad(command)
     command.set_defaults(run=_export)
 
+    command = commands.add_parser(
+        "reproduce", help="train and test on every scene of the paper's data, beside the paper's figures"
+    )
+    command.add_argument("benchmark", choices=["7scenes", "12scenes"])
+    command.add_argument("--root", type=Path, required=True, help="folder of the scenes as downloaded")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--config", type=Path, help="training configuration (default: the paper's)")
+    command.add_argument(
+        "--scenes",
+        metavar="A,B",
+        help="folders below the root, e.g. chess,fire (default: all that are there)",
+    )
+    _add_skip_bad(command)
+    command.set_defaults(run=_reproduce)
+
     command = commands.add_parser("info", help="print what a model file says of itself")
     command.add_argument("model", type=Path)
     command.set_defaults(run=_info)
@@ -171,6 +186,21 @@ def _export(arguments: argparse.Namespace) -> None:
     parity = export_run(run, arguments.out, map_cloud=map_cloud)
     print(f"wrote {arguments.out}; largest relative deviation from torch:")
     print("  " + ", ".join(f"{key} {value:.2e}" for key, value in vars(parity).items()))
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    from structpose_ros.resources import share_path
+    from structpose_ros.training.config import load_config
+    from structpose_ros.training.reproduce import BENCHMARKS, reproduce
+
+    reproduce(
+        BENCHMARKS[arguments.benchmark],
+        arguments.root,
+        arguments.out,
+        load_config(arguments.config or share_path("config", "training", "paper.yaml")),
+        scenes=[name.strip() for name in arguments.scenes.split(",")] if arguments.scenes else None,
+        skip_bad=arguments.skip_bad,
+    )
 
 
 def _info(arguments: argparse.Namespace) -> None:

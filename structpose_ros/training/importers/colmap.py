@@ -100,9 +100,8 @@ def plan_colmap(source: Path, options: ColmapOptions) -> FilePlan:
     everything = [
         PlannedFrame(path, _map_from_camera(image, options.scale)) for path, image in by_path.items()
     ]
-    if options.test_list is None:
-        frames, bad = options.selection.apply(everything), []
-    else:
+    frames, bad = options.selection.apply(everything), list[str]()
+    if options.test_list is not None:
         frames, bad = _split_by_list(everything, folder, options.test_list)
     depth = _depth_reader(source, model, camera, options)
 

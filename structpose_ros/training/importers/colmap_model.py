@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ _TEXT_RECORDS = {
 }
 _POINT_2D = np.dtype([("x", "<f8"), ("y", "<f8"), ("point_id", "<i8")])
 _Record = TypeVar("_Record")
+_PointRow: TypeAlias = tuple[int, float, float, float, float, int]  # id, position, error, track
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,13 @@ def _camera_from_map(pose: list[float]) -> npt.NDArray[np.float64]:
         return transform(rotation_from_quaternion([x, y, z, w]), pose[4:])
 
 
-def _binary_point(content: BinaryFile) -> tuple[float, ...]:
+def _binary_point(content: BinaryFile) -> _PointRow:
     point_id, x, y, z, _, _, _, error = content.take("q3d3Bd")
     track = content.count("observations", 8)
     content.array(track, "<i8")
     return point_id, x, y, z, error, track
 
 
-def _text_point(words: list[str], _: TextFile) -> tuple[float, ...]:
+def _text_point(words: list[str], _: TextFile) -> _PointRow:
     x, y, z = map(float, words[1:4])
-    return np.int64(int(words[0])), x, y, z, float(words[7]), len(words[8:]) // 2
+    return int(np.int64(int(words[0]))), x, y, z, float(words[7]), len(words[8:]) // 2
