@@ -13,6 +13,8 @@ from structpose_ros import __version__
 from structpose_ros.camera import CameraError
 from structpose_ros.contract import ModelFileError
 from structpose_ros.map_cloud import MapCloud
+from structpose_ros.model_card import ModelCard
+from structpose_ros.model_page import page
 from structpose_ros.network import PROVIDERS, OnnxNetwork, ProviderError
 
 
@@ -117,8 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_skip_bad(command)
     command.set_defaults(run=_reproduce)
 
-    command = commands.add_parser("info", help="print what a model file says of itself")
+    command = commands.add_parser(
+        "info", help="print what a model file says of itself: where it comes from, when it works, how well"
+    )
     command.add_argument("model", type=Path)
+    command.add_argument("--json", action="store_true", help="print everything, as JSON")
     command.set_defaults(run=_info)
     return parser
 
@@ -184,8 +189,16 @@ def _export(arguments: argparse.Namespace) -> None:
     run, root = arguments.training_run, arguments.data
     map_cloud = measure_map_cloud(run, root, skip_bad=arguments.skip_bad) if root else None
     parity = export_run(run, arguments.out, map_cloud=map_cloud)
+    outputs = ", ".join(
+        f"{name} {getattr(parity, name):.2e}" for name in ("depth", "scene_coordinates", "weights")
+    )
     print(f"wrote {arguments.out}; largest relative deviation from torch:")
-    print("  " + ", ".join(f"{key} {value:.2e}" for key, value in vars(parity).items()))
+    print(f"  {outputs}")
+    print(
+        f"  of {parity.poses} poses {1e3 * parity.position_m:.2g} mm and {parity.rotation_deg:.2g} deg"
+        if parity.poses
+        else "  no pose was certain enough to be compared"
+    )
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
@@ -205,9 +218,20 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 def _info(arguments: argparse.Namespace) -> None:
     network = OnnxNetwork(arguments.model, provider="cpu")
+    try:
+        card = ModelCard.from_metadata(network.metadata)
+    except ModelFileError as error:
+        raise ModelFileError(f"{arguments.model}: {error}") from error
+    if not arguments.json:
+        text = page(arguments.model, network.sha256, network.contract, card, network.map_cloud)
+        encoding = sys.stdout.encoding or "utf-8"  # a dataset's name may have letters that a terminal has not
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        return
     content: dict[str, Any] = {"file": str(arguments.model), "sha256": network.sha256}
+    content["size_bytes"] = arguments.model.stat().st_size
     content.update(dataclasses.asdict(network.contract))
     content["map_points"] = None if network.map_cloud is None else _summary_of(network.map_cloud)
+    content["card"] = None if card is None else dataclasses.asdict(card)
     print(json.dumps(content, indent=2))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import types
+import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, TypeVar
 
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.camera import Camera
@@ -17,18 +19,10 @@ METADATA_KEY = "structpose_ros"
 INPUT_IMAGE, INPUT_RAYS = "image", "rays"
 OUTPUT_DEPTH, OUTPUT_SCENE_COORDINATES, OUTPUT_WEIGHTS = "depth", "scene_coordinates", "weights"
 
-# What JSON makes of a field, by its annotation.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "tuple[float, float, float]": (list,),
-    "tuple[float, ...]": (list,),
-    "Mapping[str, float]": (dict,),
-    "Camera": (dict,),
-    "AlignmentOptions": (dict,),
-}
+_MOST_CHARACTERS = 1_000_000  # of a metadata entry, unless it says otherwise
+_SHOWN = 200  # characters at most of a foreign value in a message
+
+Built = TypeVar("Built")
 
 
 class ModelFileError(ValueError):
@@ -88,6 +82,8 @@ class ModelContract:
             raise ModelFileError(f"expected map_min <= map_max, got {self.map_min} and {self.map_max}")
         if not (math.isfinite(self.covariance_scale) and self.covariance_scale > 0):
             raise ModelFileError(f"expected a covariance scale above 0, got {self.covariance_scale}")
+        if not all(math.isfinite(value) for value in self.validation.values()):
+            raise ModelFileError(f"expected finite numbers as validation, got {shown(dict(self.validation))}")
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -110,24 +106,31 @@ class ModelContract:
         if text is None:
             raise ModelFileError(
                 f"expected a model exported by `structpose export` (metadata '{METADATA_KEY}'), "
-                f"got an ONNX file with metadata {sorted(metadata) or 'none'}"
+                f"got an ONNX file with metadata {shown(sorted(metadata)) if metadata else 'none'}"
             )
         content = json_object(text, METADATA_KEY)
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise ModelFileError(
-                f"expected model format version {FORMAT_VERSION}, got {version}: "
+                f"expected model format version {FORMAT_VERSION}, got {shown(version)}: "
                 "export the training run again with this release"
             )
-        return _contract_from(content)
+        try:
+            return from_json(ModelContract, content, "metadata")
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"expected usable model metadata, got: {error}") from error
 
 
-def json_object(text: str, key: str) -> dict[str, Any]:
+def json_object(text: str, key: str, most_characters: int = _MOST_CHARACTERS) -> dict[str, Any]:
     """Return the JSON object that a metadata entry holds; `key` is the entry's name.
 
     Raises:
-        ModelFileError: it is no JSON, or another kind of value.
+        ModelFileError: it is longer than it may be, no JSON, or another kind of value.
     """
+    if len(text) > most_characters:
+        raise ModelFileError(
+            f"expected at most {most_characters} characters in metadata '{key}', got {len(text)}"
+        )
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers too long, and nesting too deep
@@ -137,26 +140,48 @@ def json_object(text: str, key: str) -> dict[str, Any]:
     return content
 
 
-def _contract_from(content: dict[str, Any]) -> ModelContract:
-    try:
-        values = _fields_of(ModelContract, content, "metadata")
-        values["training_camera"] = Camera(**_fields_of(Camera, values["training_camera"], "training_camera"))
-        values["alignment"] = AlignmentOptions(
-            **_fields_of(AlignmentOptions, values["alignment"], "alignment")
-        )
-        return ModelContract(**values)
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"expected usable model metadata, got: {error}") from error
+def from_json(kind: type[Built], content: object, place: str) -> Built:
+    """Build the dataclass `kind`, and those within it, from a JSON object; `place` is its name in messages.
 
+    No field may be missing or unknown, and each must have its type: a list does for a tuple, an int for a
+    float. How many values a tuple has, and which, is for the class to check.
 
-def _fields_of(kind: type, content: dict[str, Any], place: str) -> dict[str, Any]:
-    """Return the values of a JSON object for the dataclass `kind`, or raise if a field doesn't fit."""
-    known = {item.name: str(item.type) for item in fields(kind)}
-    missing, unknown = sorted(known.keys() - content.keys()), sorted(content.keys() - known.keys())
+    Raises:
+        ModelFileError: a field doesn't fit.
+    """
+    hints = typing.get_type_hints(kind)
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{place} = {shown(content)}, which is no {kind.__name__}")
+    missing, unknown = sorted(hints.keys() - content.keys()), sorted(content.keys() - hints.keys())
     if missing or unknown:
-        raise ModelFileError(f"{place} of other fields: missing {missing}, unknown {unknown}")
-    for name, value in content.items():
-        expected = _JSON_TYPES[known[name]]
-        if type(value) not in expected:
-            raise ModelFileError(f"{place}: {name} = {value!r}, which is no {known[name]}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        raise ModelFileError(f"{place} of other fields: missing {missing}, unknown {shown(unknown)}")
+    return kind(**{name: _value(hints[name], value, f"{place}.{name}") for name, value in content.items()})
+
+
+def shown(value: object) -> str:
+    """Return a value of unknown size as a message can show it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _value(hint: Any, value: object, place: str) -> Any:
+    if is_dataclass(hint):
+        return from_json(typing.cast("type[object]", hint), value, place)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(value) in options:
+        return value
+    if float in options and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            raise ModelFileError(f"{place} = {shown(value)}, which no float can hold") from None
+    for option in options:
+        if is_dataclass(option) and isinstance(value, dict):
+            return _value(option, value, place)
+        parts = typing.get_args(option)
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(_value(parts[0], item, f"{place}[{index}]") for index, item in enumerate(value))
+        if typing.get_origin(option) is Mapping and isinstance(value, dict):
+            return {key: _value(parts[1], item, f"{place}.{key}") for key, item in value.items()}
+    name = hint.__name__ if hint in (int, float, str, bool) else str(hint).replace("collections.abc.", "")
+    raise ModelFileError(f"{place} = {shown(value)}, which is no {name}")

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.contract import ModelFileError, json_object
+from structpose_ros.contract import ModelFileError, json_object, shown
 
 MAP_CLOUD_KEY = "structpose_ros.map_points"
 MAP_CLOUD_VERSION = 1
 MOST_POINTS = 200_000
+_MOST_CHARACTERS = 4_000_000
 
 _FIELDS = {"version": int, "count": int, "min": list, "max": list, "data": str}
 _HIGHEST_LEVEL = 65535
@@ -97,16 +98,17 @@ class MapCloud:
 
 def _content_of(text: str) -> dict[str, Any]:
     """Return the entry's JSON object once its version, field names and field types are right."""
-    content = json_object(text, MAP_CLOUD_KEY)
+    content = json_object(text, MAP_CLOUD_KEY, _MOST_CHARACTERS)
     version = content.get("version")
     if version != MAP_CLOUD_VERSION:
         raise ModelFileError(
-            f"expected version {MAP_CLOUD_VERSION} of metadata '{MAP_CLOUD_KEY}', got {version!r}: "
+            f"expected version {MAP_CLOUD_VERSION} of metadata '{MAP_CLOUD_KEY}', got {shown(version)}: "
             "export the training run again with this release"
         )
     if content.keys() != _FIELDS.keys():
         raise ModelFileError(
-            f"expected the fields {sorted(_FIELDS)} in metadata '{MAP_CLOUD_KEY}', got {sorted(content)}"
+            f"expected the fields {sorted(_FIELDS)} in metadata '{MAP_CLOUD_KEY}', "
+            f"got {shown(sorted(content))}"
         )
     for name, kind in _FIELDS.items():
         if type(content[name]) is not kind:

@@ -23,6 +23,8 @@ PROVIDERS = {
     "cpu": "CPUExecutionProvider",
 }
 
+_MOST_BYTES = 2**31  # what ONNX, a protocol buffer, can have
+
 
 class ProviderError(RuntimeError):
     """The requested execution provider can't run; the message says what can."""
@@ -121,6 +123,11 @@ class OnnxNetwork:
                 self.provider = candidate
                 break
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """All entries of the file's `metadata_props`."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
     def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
         """See `Network.predict`."""
         rays_tensor = np.ascontiguousarray(rays.transpose(2, 0, 1)[None], dtype=np.float32)
@@ -167,6 +174,9 @@ def read_model_file(path: Path) -> bytes:
             f"expected a model file at {path}, got {'a folder' if path.is_dir() else 'nothing'}"
         )
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise ModelFileError(f"expected a model file of at most 2 GiB at {path}, got {size} bytes")
         return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"expected a readable model file at {path}, got: {error}") from error

@@ -59,7 +59,7 @@ def test_from_recording_to_model(
     assert main(["evaluate", str(model), "--data", str(room), "--out", str(out), "--split", "train"]) == 0
     assert json.loads((out / "metrics.json").read_text())["frames"] == 8
     capsys.readouterr()
-    assert main(["info", str(model)]) == 0
+    assert main(["info", "--json", str(model)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["dataset"] == "room"
     assert told["format_version"] == 1
@@ -75,7 +75,7 @@ def test_from_recording_to_model(
 
 
 def test_info_of_a_file_without_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(write_model(tmp_path / "good.onnx", poses(1, 1)[0]))]) == 0
+    assert main(["info", "--json", str(write_model(tmp_path / "good.onnx", poses(1, 1)[0]))]) == 0
     assert json.loads(capsys.readouterr().out)["map_points"] is None
 
 

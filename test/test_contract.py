@@ -76,7 +76,7 @@ def test_what_is_no_json_object_is_refused() -> None:
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_format_version_is_refused_before_its_fields(version: object) -> None:
     content = {**content_of(FULL), "format_version": version, "a_field_of_the_future": 1}
-    with pytest.raises(ModelFileError, match=f"expected model format version 1, got {version}: export"):
+    with pytest.raises(ModelFileError, match=f"expected model format version 1, got {version!r}: export"):
         read(content)
 
 

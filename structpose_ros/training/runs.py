@@ -17,18 +17,22 @@ from structpose_ros.alignment import weighted_median
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
 from structpose_ros.map_cloud import MapCloud
+from structpose_ros.model_card import Parity
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training import dataset as data
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.description import from_plain, training_of
 from structpose_ros.training.evaluate import Outcome, evaluate_frames, summarize
-from structpose_ros.training.export import Parity, export_model
+from structpose_ros.training.export import export_model
 from structpose_ros.training.frames import Frame, FrameFiles, Recording, open_recording, write_atomic
 from structpose_ros.training.map_cloud import measure_scene
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork
 
 CHECKPOINT, CONFIG, LOG, MODEL = "checkpoint.pt", "config.yaml", "log.jsonl", "model.onnx"
 CALIBRATION = "validation.json"
+DEGREES_OF_FREEDOM = 6  # of a pose: what the mean NEES of consistent covariances is
+CHI_SQUARE_95 = 12.592  # that 95 % of such NEES lie below
 CHECKPOINT_KEYS = ("network", "optimizer", "progress", "statistics", "recording")
 
 
@@ -49,7 +53,12 @@ def export_run(
 ) -> Parity:
     """Export a run's checkpoint, with what was measured on held-out frames and with the map's points.
 
-    Both are given, or as the run keeps them; a run of an earlier release keeps no points.
+    Both are given, or as the run keeps them; a run of an earlier release keeps no points, nor all that the
+    model file's card could say.
+
+    Raises:
+        ConfigError: there is no run.
+        ExportError: the file does not do what the network does; nothing is written then.
     """
     config = load_config(run / CONFIG)
     if config.method != "structpose":
@@ -73,7 +82,10 @@ def export_run(
         path,
         correspondence_weighting=weighting,
         images=data.normalize_images(state["examples"]) if "examples" in state else None,
+        true_poses=state["example_poses"].double().numpy() if "example_poses" in state else None,
         map_cloud=map_cloud,
+        training=training_of(config, state, run / LOG),
+        views=from_plain(state["description"]) if "description" in state else None,
     )
 
 
@@ -161,7 +173,12 @@ def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibr
 
 
 def calibrate(model: Path, recording: Recording, held_out: Sequence[FrameFiles]) -> Calibration:
-    """Errors on the held-out frames, and the factor that makes the mean NEES of their poses 6."""
+    """Errors on the held-out frames, and the factor that makes the mean NEES of their accepted poses 6.
+
+    The metrics are those of `summarize`, and of the accepted frames with a covariance, scaled: nees_frames,
+    how many; mean_nees, 6 unless every error is next to nothing; ellipsoid95_coverage, the share of errors
+    within the 95 % ellipsoid, 0.95 if they are spread as the covariances say.
+    """
     network = OnnxNetwork(model, provider="cpu")
     threshold = _fitted_inlier_threshold(network, recording, held_out)
     alignment = dataclasses.replace(network.contract.alignment, inlier_threshold=threshold)
@@ -172,14 +189,22 @@ def calibrate(model: Path, recording: Recording, held_out: Sequence[FrameFiles])
         skip_bad=True,
     )
     metrics = summarize(outcomes)
-    kept = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
-    nees = [outcome.nees for outcome in outcomes if outcome.accepted and outcome.nees is not None]
-    scale = network.contract.covariance_scale * float(np.mean(nees)) / 6.0 if nees else 1.0
-    return Calibration(
-        validation={key: float(metrics[key]) for key in kept if metrics[key] is not None},
-        covariance_scale=max(scale, 1e-6),
-        inlier_threshold=threshold,
-    )
+    kept = [
+        *("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg"),
+        *("accepted_median_position_m", "accepted_median_rotation_deg", "accepted_within_10cm_5deg"),
+    ]
+    validation = {key: float(metrics[key]) for key in kept if metrics[key] is not None}
+    nees = np.array([item.nees for item in outcomes if item.accepted and item.nees is not None])
+    scale = 1.0
+    if len(nees):
+        factor = max(float(nees.mean()) / DEGREES_OF_FREEDOM, 1e-6)
+        scale = network.contract.covariance_scale * factor
+        validation |= {
+            "nees_frames": float(len(nees)),
+            "mean_nees": float(nees.mean()) / factor,
+            "ellipsoid95_coverage": float((nees / factor <= CHI_SQUARE_95).mean()),
+        }
+    return Calibration(validation=validation, covariance_scale=scale, inlier_threshold=threshold)
 
 
 def _fitted_inlier_threshold(
