@@ -44,9 +44,9 @@ def _accuracy(validation: Mapping[str, float]) -> Rows:
     rows += _errors(validation, "", "all of them")
     if "accepted" in validation:
         rows.append(("accepted", f"{validation['accepted']:.0f} of {frames} by the default gate"))
-    rows += _errors(validation, "accepted_", "accepted ones")
+    rows += _errors(validation, "accepted_", "of the accepted")
     if frames < FEW_FRAMES:
-        few = f"{frames} frames are few (less than {FEW_FRAMES}): these figures may be far off"
+        few = f"{frames} frames are few (fewer than {FEW_FRAMES}): these figures may be far off"
         rows.append(("caution", few))
     return rows
 
@@ -65,18 +65,16 @@ def _calibration(contract: ModelContract) -> Rows:
     validation, threshold = contract.validation, contract.alignment.inlier_threshold
     fitted = validation.get("frames", 0) >= 1
     source = "fitted on the held-out frames" if fitted else "as configured"
-    rows = [("inlier threshold", f"{threshold:.3f} m, the residual up to which a point is one; {source}")]
-    scale = f"{contract.covariance_scale:.3g} times what the residuals of a frame alone say"
+    rows = [("inlier threshold", f"residuals up to {threshold:.3f} m count as inliers; {source}")]
     if "mean_nees" in validation or contract.covariance_scale != 1.0:
+        scale = f"what a frame's residuals alone say, times {contract.covariance_scale:.3g}"
         rows.append(("covariance", f"{scale}; fitted on the held-out frames"))
     else:
-        rows.append(
-            ("covariance", "not fitted: what the residuals of a frame alone say, most likely too small")
-        )
+        rows.append(("covariance", "what a frame's residuals alone say, most likely too small; not fitted"))
     if "mean_nees" in validation and "ellipsoid95_coverage" in validation:
         coverage = f"{100 * validation['ellipsoid95_coverage']:.0f} % of the errors within the 95 % ellipsoid"
         count = f"{validation.get('nees_frames', 0):.0f} accepted held-out frames"
-        nees = f"mean NEES {validation['mean_nees']:.2f} (6 by the fit)"
+        nees = f"mean NEES {validation['mean_nees']:.2f} (the fit makes it 6)"
         rows.append(("consistency", f"{nees}, {coverage}; over {count}"))
     return rows
 

@@ -90,7 +90,7 @@ def export_model(
     onnx.checker.check_model(model)
     parity = check_parity(graph, model.SerializeToString(), contract, Examples(images, recorded, true_poses))
     if training is not None:
-        export = Export(OPSET, torch.__version__, onnxruntime.__version__, PROVIDER, parity)
+        export = Export(OPSET, str(torch.__version__), onnxruntime.__version__, PROVIDER, parity)
         metadata |= ModelCard(training, views, export).to_metadata()
         onnx.helper.set_model_props(model, metadata)
     write_atomic(path, model.SerializeToString())

@@ -96,6 +96,12 @@ def _weights_are_trained(progress: dict[str, Any], config: TrainingConfig) -> bo
     return (progress["stage"], progress["epoch"], progress["step"]) > (1, 0, 0)
 
 
+def training_environment(device: torch.device) -> dict[str, str]:
+    """Return what a checkpoint may keep as `environment`: the torch and the device that train."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"torch": str(torch.__version__), "device": name}  # its own class is code to a checkpoint
+
+
 def measure_map_cloud(run: Path, data_root: Path, *, skip_bad: bool = False) -> MapCloud:
     """Return the map's points of a run, from the recording that it was trained on.
 
