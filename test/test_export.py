@@ -9,8 +9,12 @@ import onnx
 import pytest
 import torch
 from model_files import HEIGHT, WIDTH, contract
+from onnx import numpy_helper
+from test_model_card import TRAINING, VIEWS
 
+from structpose_ros.contract import ModelFileError
 from structpose_ros.map_cloud import MapCloud
+from structpose_ros.model_card import CARD_KEY, ModelCard
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.training import export as under_test
 from structpose_ros.training.config import NetworkConfig
@@ -138,3 +142,88 @@ def test_rays_stay_an_input_without_weighting(network: StructPoseNetwork, tmp_pa
     path = tmp_path / "model.onnx"
     export_model(network, contract(), path, correspondence_weighting=False)
     assert [item.name for item in onnx.load(path).graph.input] == ["image", "rays"]
+
+
+def multiply(model: onnx.ModelProto, part: str | float, factor: float) -> None:
+    """Multiply one constant of a model, an initializer or a node's, found by its name or by its value."""
+    tensors = {item.name: item for item in model.graph.initializer}
+    tensors |= {
+        node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"
+    }
+    values = {name: numpy_helper.to_array(item) for name, item in tensors.items()}
+    [name] = [
+        name
+        for name, value in values.items()
+        if name == part or (isinstance(part, float) and value.size == 1 and np.isclose(value, part))
+    ]
+    changed = np.asarray(values[name] * factor, values[name].dtype)
+    tensors[name].CopyFrom(numpy_helper.from_array(changed, tensors[name].name))
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+@pytest.mark.parametrize("part", ["network.scene_head.2.weight", "network.depth_head.bias", 1.7321])
+def test_a_graph_that_is_altered_is_not_written(
+    part: str | float,
+    factor: float,
+    network: StructPoseNetwork,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, described = tmp_path / "model.onnx", contract(depth_scale=1.7321)
+    path.write_bytes(b"the model before")
+    torch.nn.init.constant_(network.depth_head.bias, 0.5)
+    faithful = under_test.onnx_model
+
+    def wrong(*arguments: object) -> onnx.ModelProto:
+        model = faithful(*arguments)  # type: ignore[arg-type]
+        multiply(model, part, factor)
+        return model
+
+    monkeypatch.setattr(under_test, "onnx_model", wrong)
+    with pytest.raises(ExportError, match="expected ONNX and torch to agree .* got depth=.* and ") as caught:
+        export_model(network, described, path, correspondence_weighting=True)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"the model before"
+
+
+def test_the_card_goes_with_the_model_and_says_how_it_was_tested(
+    network: StructPoseNetwork, tmp_path: Path
+) -> None:
+    path, images = tmp_path / "model.onnx", torch.rand(2, 3, HEIGHT, WIDTH)
+    parity = export_model(
+        network,
+        contract(),
+        path,
+        correspondence_weighting=True,
+        images=images,
+        true_poses=np.stack([np.eye(4)] * 2),
+        training=TRAINING,
+        views=VIEWS,
+    )
+    loaded = OnnxNetwork(path, "cpu")
+    assert loaded.contract == contract()
+    card = ModelCard.from_metadata(loaded.metadata)
+    assert card is not None
+    assert (card.training, card.views) == (TRAINING, VIEWS)
+    assert card.export.parity == parity
+    assert (parity.images, parity.recorded) == (2, True)
+    assert (card.export.opset, card.export.provider) == (17, "CPUExecutionProvider")
+    assert card.export.torch == torch.__version__
+
+    export_model(network, contract(), path, correspondence_weighting=True)
+    assert ModelCard.from_metadata(OnnxNetwork(path, "cpu").metadata) is None
+
+
+def test_a_damaged_card_does_not_keep_a_model_from_running(
+    network: StructPoseNetwork, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_model(network, contract(), path, correspondence_weighting=True, training=TRAINING)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {**contract().to_metadata(), CARD_KEY: "{damaged"})
+    onnx.save(model, path)
+    loaded = OnnxNetwork(path, "cpu")
+    assert loaded.predict(noise_image(contract()).numpy(), node_rays(contract())).depth.shape == (6, 8)
+    with pytest.raises(ModelFileError, match="expected JSON in metadata"):
+        ModelCard.from_metadata(loaded.metadata)
