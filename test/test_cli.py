@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -13,11 +14,18 @@ import pytest
 import yaml
 from model_files import contract, write_model
 from recordings import HIGH, LOW, poses, write_recording, write_sevenscenes
+from test_export import multiply
+from test_model_card import VIEWS
+from test_runs import write_run
 from test_train import CONFIG
 from tqdm import tqdm
 
 from structpose_ros.cli import main
 from structpose_ros.contract import METADATA_KEY
+from structpose_ros.map_cloud import MAP_CLOUD_KEY
+from structpose_ros.model_card import CARD_KEY
+from structpose_ros.training import export
+from structpose_ros.training.description import as_plain
 from structpose_ros.training.train import Trainer
 
 
@@ -64,6 +72,9 @@ def test_from_recording_to_model(
     assert told["dataset"] == "room"
     assert told["format_version"] == 1
     assert told["sha256"] == metrics["model_sha256"]
+    assert told["size_bytes"] == model.stat().st_size
+    assert told["card"]["training"]["epochs"] == 5
+    assert told["card"]["export"]["parity"]["recorded"] is True
     assert told["map_points"].keys() == {"count", "min", "max"}
     assert 100 < told["map_points"]["count"] <= 6 * 48  # six training frames of 48 cells
     assert all(low > limit - 0.03 for low, limit in zip(told["map_points"]["min"], LOW, strict=True))
@@ -76,7 +87,143 @@ def test_from_recording_to_model(
 
 def test_info_of_a_file_without_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json", str(write_model(tmp_path / "good.onnx", poses(1, 1)[0]))]) == 0
-    assert json.loads(capsys.readouterr().out)["map_points"] is None
+    told = json.loads(capsys.readouterr().out)
+    assert told["map_points"] is None
+    assert told["card"] is None
+
+
+def test_info_is_a_page_to_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [
+                "export",
+                str(write_run(tmp_path / "run", description=as_plain(VIEWS))),
+                "--out",
+                str(tmp_path / "m.onnx"),
+            ]
+        )
+        == 0
+    )
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "m.onnx")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{tmp_path / 'm.onnx'}: finds a camera in the map of 'room'"
+    titles = [line for line in told[1:] if line and not line.startswith(" ")]
+    assert titles == ["Trained on", "Works on", "Accuracy", "Calibration", "Training", "File"]
+    assert "  views               550 frames of seq-01, seq-03" in told
+
+    model = write_model(tmp_path / "old.onnx", poses(1, 1)[0], contract(dataset="Küche"))
+    assert main(["info", str(model)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("old.onnx: finds a camera in the map of 'Küche'")
+    assert "Works on" not in told
+
+
+def test_info_on_a_terminal_without_the_letters_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "old.onnx", poses(1, 1)[0], contract(dataset="Küche"))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["info", str(model)]) == 0
+    sys.stdout.flush()
+    assert written.getvalue().splitlines()[0].endswith(b"the map of 'K\\xfcche'")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({f"key {index}": "x" for index in range(5000)}, "expected a model exported by `structpose export`"),
+        ({"two\nlines": "x"}, "expected a model exported by `structpose export`"),
+        ({METADATA_KEY: "[" * 1_000_001}, "expected at most 1000000 characters in metadata"),
+        ({METADATA_KEY: json.dumps(["x" * 999_000])}, "expected a JSON object in metadata"),
+        (
+            {METADATA_KEY: json.dumps({"format_version": "9" * 900_000})},
+            "expected model format version 1, got '999",
+        ),
+        ({METADATA_KEY: json.dumps({"format_version": 1, "x" * 900_000: 1})}, "metadata of other fields"),
+        (
+            {**contract().to_metadata(), CARD_KEY: "[" * 5_000_000},
+            "expected at most 100000 characters in metadata",
+        ),
+        (
+            {**contract().to_metadata(), CARD_KEY: "{}"},
+            "expected version 1 of metadata 'structpose_ros.card'",
+        ),
+        ({**contract().to_metadata(), CARD_KEY: '{"version": 1}'}, "expected a usable card in metadata"),
+        ({**contract().to_metadata(), MAP_CLOUD_KEY: " " * 5_000_000}, "expected at most 4000000 characters"),
+    ],
+    ids=[
+        "many keys",
+        "a line break",
+        "huge",
+        "a list",
+        "a version",
+        "a field",
+        "huge card",
+        "card",
+        "fields",
+        "cloud",
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["page", "json"])
+def test_info_of_odd_metadata(
+    options: list[str],
+    metadata: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_model(tmp_path / "odd.onnx", poses(1, 1)[0])
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    line = fails(capsys, "info", path, *options)
+    assert message in line
+    assert str(path) in line
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 1000, b"no model\n" * 100, b"\x89PNG\r\n\x1a\n", b"\x08" * 50_000]
+)
+def test_info_of_what_is_no_model(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    line = fails(capsys, "info", path)
+    assert str(path) in line
+    assert len(line) < 500
+    assert f"expected a model file at {tmp_path}, got a folder" in fails(capsys, "info", tmp_path)
+
+
+def test_a_model_file_larger_than_onnx_allows_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(2**31 + 1)  # takes no space on the disk
+    assert "expected a model file of at most 2 GiB" in fails(capsys, "info", path)
+
+
+def test_an_export_that_differs_leaves_the_older_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, path = write_run(tmp_path / "run"), tmp_path / "m.onnx"
+    faithful = export.onnx_model
+
+    def altered(*arguments: object) -> onnx.ModelProto:
+        model = faithful(*arguments)  # type: ignore[arg-type]
+        multiply(model, "network.scene_head.2.weight", 1.01)
+        return model
+
+    monkeypatch.setattr(export, "onnx_model", altered)
+    refusal = (
+        "expected ONNX and torch to agree to 0.0001 relative in the outputs, and to 1 mm and 0.05 deg in"
+    )
+    path.write_bytes(b"the model before")
+    assert refusal in fails(capsys, "export", run, "--out", path)
+    assert path.read_bytes() == b"the model before"
+    assert {item.name for item in tmp_path.iterdir()} == {"run", "m.onnx"}
 
 
 def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
