@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,12 @@ class FrameDescriber:
         luma = _sampled(frame.image_rgb) @ _LUMA
         self._brightnesses.append(float(luma.mean()))
         self._contrasts.append(float(luma.std()))
+
+    def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Yield frames on their way to another, each added."""
+        for frame in frames:
+            self.add(frame)
+            yield frame
 
     def _add_pose(self, map_from_camera: npt.NDArray[np.float64]) -> None:
         right, down, forward = map_from_camera[:3, :3].T
@@ -124,14 +130,14 @@ def training_of(config: TrainingConfig, state: dict[str, Any], log: Path) -> Tra
     """
     progress, environment = state["progress"], state.get("environment", {})
     geometry, done = config.geometry.epochs, progress["epochs_done"]
-    losses = _losses(log)
+    losses = _losses(log, geometry, done)
     return TrainingRun(
         epochs=done,
         epochs_planned=geometry + config.pose.epochs,
         seconds=float(progress["seconds"]),
         skipped_steps=progress["skipped_steps"],
-        geometry_loss=losses.get(min(geometry, done)),
-        pose_loss=losses.get(done) if done > geometry else None,
+        geometry_loss=losses.get("geometry"),
+        pose_loss=losses.get("pose"),
         seed=config.seed,
         torch=environment.get("torch", ""),
         device=environment.get("device", ""),
@@ -139,15 +145,19 @@ def training_of(config: TrainingConfig, state: dict[str, Any], log: Path) -> Tra
     )
 
 
-def _losses(log: Path) -> dict[int, float | None]:
-    """Return the mean loss of each epoch that a run's log holds; None where it was not finite."""
-    losses: dict[int, float | None] = {}
+def _losses(log: Path, geometry_epochs: int, done: int) -> dict[str, float | None]:
+    """Return the mean loss of the last of `done` epochs in each stage, by a run's log; None: not finite."""
+    losses: dict[str, float | None] = {}
     for line in log.read_text().splitlines() if log.is_file() else []:
         try:
             entry = json.loads(line)
         except ValueError:  # cut off, where the disk was full
             continue
-        losses[entry["epoch"]] = entry["loss"]
+        if entry["epoch"] > done:
+            continue
+        # An earlier release did not name the stage, nor end one before its time.
+        stage = entry.get("stage", "geometry" if entry["epoch"] <= geometry_epochs else "pose")
+        losses[stage] = entry["loss"]
     return losses
 
 

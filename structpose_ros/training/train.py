@@ -25,6 +25,7 @@ from structpose_ros.training import dataset as data
 from structpose_ros.training import parallel
 from structpose_ros.training.augmentation import NO_AUGMENTATION
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.description import FrameDescriber, as_plain
 from structpose_ros.training.frame_store import FrameStore, build_store, remove_store
 from structpose_ros.training.frames import (
     RecordingError,
@@ -36,6 +37,7 @@ from structpose_ros.training.frames import (
 from structpose_ros.training.map_cloud import MapCloudBuilder
 from structpose_ros.training.monitor import Monitor
 from structpose_ros.training.networks import StructPoseNetwork
+from structpose_ros.training.parity import rays_tensor
 from structpose_ros.training.runs import (
     CHECKPOINT,
     CONFIG,
@@ -45,6 +47,7 @@ from structpose_ros.training.runs import (
     expect_same_frames,
     export_run,
     read_checkpoint,
+    training_environment,
 )
 from structpose_ros.training.stages import Method, PoseNetBaseline, Stage, StructPose
 
@@ -125,9 +128,12 @@ class Trainer:
         if not frames:
             raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
-        builder = MapCloudBuilder()
-        self.statistics = data.scene_statistics(frames, self.recording.camera, self.input_camera, builder.add)
+        builder, describer = MapCloudBuilder(), FrameDescriber(self.recording.camera)
+        self.statistics = data.scene_statistics(
+            describer.watch(frames), self.recording.camera, self.input_camera, builder.add
+        )
         self.map_cloud = builder.cloud()
+        self.description = describer.description()
         self.views = self._views(frames, augmented=True)
         self.held_out = self._views(held_out, augmented=False)
         self.method = self._method()
@@ -309,7 +315,8 @@ class Trainer:
         fresh = not (self.out / CHECKPOINT).is_file()
         if self.config.method == "posenet":
             return PoseNetBaseline(self.config, pretrained=fresh)
-        rays = torch.from_numpy(np.nan_to_num(self.views.rays)).permute(2, 0, 1)[None].float()
+        reached = np.isfinite(self.views.rays[..., :1])  # by the lens; beyond, rays are 0 as in the node
+        rays = rays_tensor(np.where(reached, self.views.rays, 0.0))
         return StructPose(self.config, self.statistics.depth_scale, rays, pretrained=fresh)
 
     def _seed(self) -> None:
@@ -386,6 +393,8 @@ class Trainer:
             # For the export to compare on: uint8 (N, 3, H, W) and map_from_camera (N, 4, 4).
             "examples": torch.from_numpy(np.ascontiguousarray(images)),
             "example_poses": torch.from_numpy(np.stack([frames[index].map_from_camera for index in chosen])),
+            "description": as_plain(self.description),
+            "environment": training_environment(self.fabric.device),
             "map_cloud": {key: torch.from_numpy(value) for key, value in vars(self.map_cloud).items()},
         }
 
@@ -441,6 +450,8 @@ def _export(trainer: Trainer) -> None:
     if trainer.validation_files:
         calibration = calibrate(model, trainer.recording, trainer.validation_files)
         parity = export_run(trainer.out, model, calibration, trainer.map_cloud)
-        measured = ", ".join(f"{key} {value:.4g}" for key, value in calibration.validation.items())
+        shown = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
+        kept = {key: calibration.validation[key] for key in shown if key in calibration.validation}
+        measured = ", ".join(f"{key} {value:.4g}" for key, value in kept.items())
         print(f"held-out frames: {measured}; inlier threshold {calibration.inlier_threshold:.3f} m")
     print(f"wrote {model} (agrees with torch to {parity.worst:.1e} relative)")
