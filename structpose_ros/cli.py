@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         print("structpose: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        return _fail(f"expected the package '{error.name}', got none: pip install 'structpose_ros[training]'")
+        extra = "fusion" if error.name == "open3d" else "training"
+        return _fail(f"expected the package '{error.name}', got none: pip install 'structpose_ros[{extra}]'")
     except (ValueError, OSError, RuntimeError) as error:
         if type(error).__module__.startswith("structpose_ros") or isinstance(error, OSError):
             return _fail(error)
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("import", help="turn a recording into posed frames on disk")
     _add_import_formats(command)
+    _add_mesh_commands(commands)
 
     command = commands.add_parser(
         "render-demo", help="render the demo room: a mapping and a localisation tour"
@@ -132,6 +134,12 @@ def _add_import_formats(command: argparse.ArgumentParser) -> None:
     from structpose_ros.training.importers.commands import add_formats
 
     add_formats(command)
+
+
+def _add_mesh_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from structpose_ros.training.mesh_commands import add_mesh_commands
+
+    add_mesh_commands(commands)
 
 
 def _add_skip_bad(command: argparse.ArgumentParser) -> None:

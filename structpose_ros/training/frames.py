@@ -28,6 +28,7 @@ from structpose_ros.geometry import rigid_from_matrix
 
 STAMPS = "stamps.txt"
 SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
+JPEG_START = b"\xff\xd8"
 NOTHING_SEEN_MM = 65535  # invalid beside 0, though it passes for 65.5 m
 JPEG_START = b"\xff\xd8"
 _FRAME_NAME = re.compile(r"frame-(\d+)\.(color\.jpg|color\.png|depth\.png|pose\.txt)$")
@@ -74,12 +75,15 @@ class Recording:
         """Return the folders (`seq-01`) of a split, in the order of its file."""
         return read_split(self.root, split)
 
-    def files(self, split: str) -> tuple[list[FrameFiles], list[str]]:
-        """Return the complete frames of a split in order, and what is wrong with each incomplete one."""
+    def files(self, split: str, *, need_depth: bool = True) -> tuple[list[FrameFiles], list[str]]:
+        """Return the complete frames of a split in order, and what is wrong with each incomplete one.
+
+        Without `need_depth` a frame is complete with colour and pose; its depth file may not exist.
+        """
         complete: list[FrameFiles] = []
         bad: list[str] = []
         for sequence in self.sequences(split):
-            found, missing = list_sequence(self.root / sequence, sequence)
+            found, missing = list_sequence(self.root / sequence, sequence, need_depth=need_depth)
             complete += found
             bad += missing
         if not complete:
@@ -96,7 +100,11 @@ class Recording:
         expect_size(files.color, image_rgb.shape, self.camera)
         depth_mm = read_depth(files.depth)
         expect_size(files.depth, depth_mm.shape, self.camera)
-        return Frame(files.name, image_rgb, depth_mm, read_pose(files.pose))
+        return Frame(files.name, image_rgb, depth_mm, self.read_pose(files))
+
+    def read_pose(self, files: FrameFiles) -> npt.NDArray[np.float64]:
+        """Read map_from_camera (4, 4) of a frame."""
+        return read_pose(files.pose)
 
 
 def open_recording(root: Path) -> Recording:
@@ -144,7 +152,9 @@ def read_split(root: Path, split: str) -> list[str]:
     return list(dict.fromkeys(sequences))  # a sequence named twice is read once
 
 
-def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[str]]:
+def list_sequence(
+    folder: Path, sequence: str, *, need_depth: bool = True
+) -> tuple[list[FrameFiles], list[str]]:
     """Return the complete frames of a sequence folder, and a line for each frame that lacks a part."""
     if not folder.is_dir():
         raise RecordingError(f"expected the folder {folder} that the split names, got nothing")
@@ -156,9 +166,14 @@ def list_sequence(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[s
     complete, bad = [], []
     for number in sorted(parts):
         name = f"{sequence}/frame-{number}"
+        if not need_depth:
+            parts[number].setdefault("depth", folder / f"frame-{number}.depth.png")
         missing = [part for part in ("color", "depth", "pose") if part not in parts[number]]
         if missing:
-            bad.append(f"{name}: expected color, depth and pose, got no {' and no '.join(missing)}")
+            bad.append(
+                f"{name}: expected color{', depth' if need_depth else ''} and pose, got no "
+                f"{' and no '.join(missing)}"
+            )
         else:
             complete.append(FrameFiles(name, *(parts[number][part] for part in ("color", "depth", "pose"))))
     return complete, bad
@@ -311,13 +326,11 @@ def remove_temporaries(root: Path) -> None:
 
 
 def write_frame(folder: Path, number: int, frame: Frame, color: bytes | None = None) -> None:
-    """Write a frame's three files; `color`: the bytes of a JPEG to keep as they are, else PNG is written."""
+    """Write a frame's three files; `color`: a JPEG or PNG to keep byte by byte, else PNG is written."""
     stem = folder / f"frame-{number:06d}"
     if color is None:
-        encoded = cv2.imencode(".png", cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR))[1]
-        write_atomic(Path(f"{stem}.color.png"), encoded.tobytes())
-    else:
-        write_atomic(Path(f"{stem}.color.jpg"), color)
+        color = cv2.imencode(".png", cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    write_atomic(Path(f"{stem}.color.{'jpg' if color.startswith(JPEG_START) else 'png'}"), color)
     write_atomic(Path(f"{stem}.depth.png"), cv2.imencode(".png", frame.depth_mm)[1].tobytes())
     rows = (" ".join(f"{value:.17g}" for value in row) for row in frame.map_from_camera)
     write_atomic(Path(f"{stem}.pose.txt"), ("\n".join(rows) + "\n").encode())

@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from structpose_ros.training.importers.common import Imported, Plan, Progress, Selection, write_import
+
+Result = TypeVar("Result")
 
 
 def add_formats(command: argparse.ArgumentParser) -> None:
@@ -98,7 +100,8 @@ def write_plan(plan: Plan, arguments: argparse.Namespace, progress: Progress) ->
     return write_import(plan, arguments.out, skip_bad=arguments.skip_bad, progress=progress)
 
 
-def _run(run: Callable[[argparse.Namespace, Progress], Imported], arguments: argparse.Namespace) -> None:
+def with_progress_bar(work: Callable[[Progress], Result], description: str) -> Result:
+    """Return what `work` returns, while a bar shows the progress in frames that it tells."""
     from tqdm import tqdm
 
     with ExitStack() as stack:
@@ -106,13 +109,21 @@ def _run(run: Callable[[argparse.Namespace, Progress], Imported], arguments: arg
 
         def show(done: int, total: int) -> None:
             if not bars:  # not before there is something to show: an error takes one line
-                bars.append(stack.enter_context(tqdm(desc="importing", unit="frame", total=total)))
+                bars.append(stack.enter_context(tqdm(desc=description, unit="frame", total=total)))
             bars[0].update(done - bars[0].n)
 
-        imported = run(arguments, show)
+        return work(show)
+
+
+def tell(imported: Imported, out: Path) -> None:
+    """Print what has been written to `out`, and what has been left out."""
     for line in imported.bad:
         print(f"left out: {line}")
-    print(f"wrote {imported.frames} frames to {arguments.out}")
+    print(f"wrote {imported.frames} frames to {out}")
+
+
+def _run(run: Callable[[argparse.Namespace, Progress], Imported], arguments: argparse.Namespace) -> None:
+    tell(with_progress_bar(lambda progress: run(arguments, progress), "importing"), arguments.out)
 
 
 def _add_7scenes(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

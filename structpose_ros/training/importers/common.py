@@ -64,12 +64,12 @@ AnyFrame = TypeVar("AnyFrame", bound=PlannedFrame)
 class Picture:
     """What was seen: image_rgb (H, W, 3) uint8, depth_mm (H, W) uint16 registered to it, 0 invalid.
 
-    jpeg: the bytes that image_rgb was decoded from, where they were a JPEG: they are kept as they are.
+    encoded: the bytes that image_rgb was decoded from, where they are a JPEG or PNG, to be kept as they are.
     """
 
     image_rgb: npt.NDArray[np.uint8]
     depth_mm: npt.NDArray[np.uint16]
-    jpeg: bytes | None = None
+    encoded: bytes | None = None
 
 
 class Plan(Protocol):
@@ -251,7 +251,7 @@ def write_import(
             if not (out / ORIGIN).is_file():
                 write_atomic(out / ORIGIN, (json.dumps(origin, indent=1) + "\n").encode())
             frame = Frame("", picture.image_rgb, picture.depth_mm, item.map_from_camera)
-            write_frame(_folder(out, item), numbers[index], frame, picture.jpeg)
+            write_frame(_folder(out, item), numbers[index], frame, picture.encoded)
         done += 1
         if progress:
             progress(done, len(plan.frames))

@@ -110,8 +110,7 @@ def plan_7scenes(source: Path) -> FilePlan:
 
     def read_one(index: int) -> Picture:
         frame = recording.read(files[index])
-        jpeg = files[index].color.read_bytes() if files[index].color.suffix == ".jpg" else None
-        return Picture(frame.image_rgb, frame.depth_mm, jpeg)
+        return Picture(frame.image_rgb, frame.depth_mm, files[index].color.read_bytes())
 
     origin = {"format": "7scenes", "source": recording.name}
     return FilePlan(recording.camera, frames, origin, read_one, bad)

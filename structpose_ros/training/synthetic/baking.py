@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
+
+from structpose_ros.training.meshes import embree_scene
 
 from .surfaces import Array, Surface
 from .textures import Image
+
+if TYPE_CHECKING:
+    from embreex.rtcore_scene import EmbreeScene
 
 FloatArray = NDArray[np.float32]
 ATLAS_WIDTH = 4096
@@ -61,13 +65,6 @@ class BakedScene:
     def embree(self) -> EmbreeScene:
         """Return the triangles, ready to be hit by rays; a ray's primID is a row of `triangles`."""
         return embree_scene(self.vertices, self.triangles)
-
-
-def embree_scene(vertices: FloatArray, triangles: NDArray[np.int32]) -> EmbreeScene:
-    """Return an Embree scene holding one triangle mesh."""
-    scene = EmbreeScene()
-    TriangleMesh(scene, np.array(vertices, np.float32), np.array(triangles, np.int32))
-    return scene
 
 
 def bake(surfaces: Sequence[Surface], lights: Sequence[Light], ambient: float, seed: int) -> BakedScene:
