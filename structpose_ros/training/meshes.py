@@ -15,6 +15,8 @@ from structpose_ros.camera import Camera
 if TYPE_CHECKING:
     from embreex.rtcore_scene import EmbreeScene
 
+_NOTHING_MET = np.float32(1e30)  # Embree's distance is 1e37 then
+
 
 class MeshError(ValueError):
     """A mesh that can't be used; the message says what was expected and what came."""
@@ -102,7 +104,7 @@ class DepthCaster:
         self._scene = embree_scene(mesh.vertices - self._origin, mesh.triangles)
         rays = camera.ray_grid().reshape(-1, 3)
         self._pixels = np.flatnonzero(np.isfinite(rays).all(axis=1))
-        self._rays = rays[self._pixels]
+        self._rays = rays[self._pixels].astype(np.float32)
 
     def depth(self, mesh_from_camera: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Return the depth (H, W) in metres along z of the first face on each ray, 0 where there is none.
@@ -110,11 +112,11 @@ class DepthCaster:
         A face counts from both sides: a scan's normals are not to be relied on, and rooms are often modelled
         from outside.
         """
-        # Rays have z = 1 in the camera's frame, so Embree's measure along them is the depth.
-        directions = (self._rays @ mesh_from_camera[:3, :3].T).astype(np.float32)
+        # Rays have z = 1 in the camera's frame, so a distance in lengths of the ray is the depth.
+        directions = self._rays @ mesh_from_camera[:3, :3].T.astype(np.float32)
         origins = np.empty_like(directions)
         origins[:] = mesh_from_camera[:3, 3] - self._origin
-        hits = self._scene.run(origins, directions, output=1)
+        distances = self._scene.run(origins, directions, query="DISTANCE")
         depth = np.zeros((self.camera.height, self.camera.width), dtype=np.float32)
-        depth.reshape(-1)[self._pixels] = np.where(hits["primID"] >= 0, hits["tfar"], np.float32(0))
+        depth.reshape(-1)[self._pixels] = np.where(distances < _NOTHING_MET, distances, np.float32(0))
         return depth
