@@ -187,9 +187,9 @@ def _compare(
         differences += np.bincount(apart, minlength=len(differences))
         frames += 1
         pixels += cast.size
-        hit += np.count_nonzero(cast)
-        without_sensor += np.count_nonzero(sensor == 0)
-        filled += np.count_nonzero((sensor == 0) & (cast > 0))
+        hit += int(np.count_nonzero(cast))
+        without_sensor += int(np.count_nonzero(sensor == 0))
+        filled += int(np.count_nonzero((sensor == 0) & (cast > 0)))
     counts = np.cumsum(differences)
     median = int(np.searchsorted(counts, counts[-1] / 2)) * 1e-3 if counts[-1] else None
     return Agreement(frames, median, filled / max(without_sensor, 1), hit / max(pixels, 1))
