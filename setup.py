@@ -17,8 +17,15 @@ TRAINING = [
     "lightning-fabric>=2.2",
     "tensorboard",
     "onnx>=1.15",
-    "rosbags>=0.10",
+    "rosbags>=0.11",
     "safetensors",
+    "tqdm",
+]
+# The build without CUDA is far smaller, but under its own name for x86-64 Linux alone.
+FUSION = [
+    'open3d-cpu>=0.20; sys_platform == "linux" and platform_machine == "x86_64"',
+    'open3d>=0.20; sys_platform != "linux" or platform_machine != "x86_64"',
+    "trimesh>=4",
     "tqdm",
 ]
 TEST = ["pytest>=7.4", "hypothesis>=6.90"]
@@ -62,6 +69,7 @@ setup(
         "gpu": GPU,
         "demo": DEMO,
         "training": TRAINING,
+        "fusion": FUSION,
         "test": TEST,
         "dev": DEV,
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from recordings import CAMERA, HIGH, LOW, millimetres, poses, real_data, render,
 
 from structpose_ros.camera import Camera
 from structpose_ros.cli import main
+from structpose_ros.geometry import transform
 from structpose_ros.training import fusion
 from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.fusion import FRAMES_SEEN, FusionError, Volume, fuse_recording, in_order, ply
@@ -87,7 +89,9 @@ def test_a_surface_counts_from_the_third_frame_on() -> None:
     depth_mm = np.full((CAMERA.height, CAMERA.width), 2000, dtype=np.uint16)
     for _ in range(FRAMES_SEEN - 1):
         volume.add(depth_mm, np.eye(4))
-    with pytest.raises(FusionError, match="expected surfaces that at least 3 frames saw, got none: Open3D: "):
+    with pytest.raises(
+        FusionError, match=r"expected surfaces that at least 3 frames saw, got none \("
+    ):
         volume.mesh()
     volume.add(np.zeros_like(depth_mm), np.eye(4))  # a frame of nothing changes nothing
     volume.add(np.full_like(depth_mm, 4500), np.eye(4))  # nor does what is beyond the largest depth
@@ -153,6 +157,32 @@ def test_too_many_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(FusionError, match="expected at most 50 blocks of 8x8x8 voxels, got more: a larger"):
         fuse_recording(data, tmp_path / "room.ply")
     assert not (tmp_path / "room.ply").exists()
+
+
+@needs_open3d
+def test_too_far_from_the_origin() -> None:
+    volume = Volume(CAMERA, VOXEL, 4.0)
+    depth_mm = np.full((CAMERA.height, CAMERA.width), 2000, dtype=np.uint16)
+    with pytest.raises(
+        FusionError, match="expected cameras within 10000 m of .*, got 4180000 m"
+    ):
+        volume.add(depth_mm, transform(np.eye(3), [390000.0, 4180000.0, 20.0]))
+
+
+@needs_open3d
+def test_a_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = write_recording(tmp_path / "data", train=12, test=1), tmp_path / "room.ply"
+
+    def full(path: Path, _: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["fuse", str(data), "--out", str(out), "--voxel", "0.1"]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("structpose: error: [Errno 28] No space left on device")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 @needs_open3d

@@ -361,7 +361,7 @@ def test_it_resumes(tmp_path: Path, mesh_file: Path) -> None:
         cast_labels(data, out, mesh_file, metres_per_unit=1.001)
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(13))
 def test_a_full_disk(
     number: int,
     tmp_path: Path,

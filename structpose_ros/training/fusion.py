@@ -23,7 +23,8 @@ from structpose_ros.training.meshes import Mesh
 
 TRUNCATION = 4.0  # voxels on both sides of a surface
 FRAMES_SEEN = 3  # a surface that fewer frames saw is taken for noise
-MOST_BLOCKS = 250_000  # of 8x8x8 voxels: 1 GB while fusing, about 4 GB while the mesh is extracted
+MOST_BLOCKS = 250_000  # of 8x8x8 voxels: 2 GB, and 5 GB while the mesh is extracted
+FARTHEST = 10_000.0  # metres from the map's origin: Open3D's single precision is 1 mm there
 _BLOCK_SIDE = 8
 _HALF_PIXEL = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
 
@@ -105,7 +106,14 @@ class Volume:
         self._floored_intrinsics = core.Tensor(camera.matrix + _HALF_PIXEL)
 
     def add(self, depth_mm: npt.NDArray[np.uint16], map_from_camera: npt.NDArray[np.float64]) -> None:
-        """Add a depth image (H, W), 0 where it is invalid."""
+        """Add a depth image (H, W), 0 where it is invalid.
+
+        Raises:
+            FusionError: the camera is too far from the map's origin, or there are too many voxels.
+        """
+        away = float(np.abs(map_from_camera[:3, 3]).max())
+        if away > FARTHEST:
+            raise FusionError(f"expected cameras within {FARTHEST:g} m of the map's origin, got {away:.0f} m")
         if self._lookup is not None:
             depth_mm = np.asarray(cv2.remap(depth_mm, *self._lookup, cv2.INTER_NEAREST), dtype=np.uint16)
         core = self._open3d.core
@@ -136,7 +144,7 @@ class Volume:
             found = self._grid.extract_triangle_mesh(weight_threshold=FRAMES_SEEN - 0.5)
         except RuntimeError as error:  # it can't make a mesh without a vertex
             raise FusionError(
-                f"expected surfaces that at least {FRAMES_SEEN} frames saw, got none: {_plain(error)}"
+                f"expected surfaces that at least {FRAMES_SEEN} frames saw, got none ({_plain(error)})"
             ) from error
         return in_order(found.vertex.positions.numpy(), found.triangle.indices.numpy())
 

@@ -63,7 +63,7 @@ def is_sparse(depth_mm: npt.NDArray[np.uint16]) -> bool:
         return False
     valid = depth_mm > 0
     beside, below = valid[:, 1:] & valid[:, :-1], valid[1:] & valid[:-1]
-    return 2 * min(np.count_nonzero(beside), np.count_nonzero(below)) < np.count_nonzero(valid)
+    return bool(2 * min(np.count_nonzero(beside), np.count_nonzero(below)) < np.count_nonzero(valid))
 
 
 def _nearest_pixels(
@@ -101,7 +101,7 @@ def _find_cells(
     two or three. An offset beyond half a cell means that the pixel lies outside the grid.
     """
     last = np.array([centres.shape[1] - 1, centres.shape[0] - 1])
-    steps = np.stack(np.gradient(centres, axis=(1, 0)), axis=-1)
+    steps = np.stack([np.gradient(centres, axis=axis) for axis in (1, 0)], axis=-1)
     (a, b), (c, d) = steps[..., 0, :].T, steps[..., 1, :].T
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.array([[d, -b], [-c, a]]) / (a * d - b * c)  # (2, 2, w, h)

@@ -123,7 +123,7 @@ def cast_labels(
         )
     geometry = hashlib.sha256()
     for part in (mesh.vertices, mesh.triangles, mesh_from_map):
-        geometry.update(np.ascontiguousarray(part))
+        geometry.update(np.ascontiguousarray(part).data)
     origin = {
         "format": "labels",
         "source": recording.name,
