@@ -28,9 +28,13 @@ FUSION = [
     "trimesh>=4",
     "tqdm",
 ]
+# LO-RANSAC for `structpose compare`; without it OpenCV stands in.
+COMPARE = ["poselib>=2.0.5"]
 TEST = ["pytest>=7.4", "hypothesis>=6.90"]
 DEV = [
     *TEST,
+    *COMPARE,
+    *COMPARE,
     "pytest-xdist>=3.5",
     "ruff",
     "mypy>=1.8",
@@ -70,6 +74,7 @@ setup(
         "demo": DEMO,
         "training": TRAINING,
         "fusion": FUSION,
+        "compare": COMPARE,
         "test": TEST,
         "dev": DEV,
     },

@@ -27,7 +27,7 @@ from structpose_ros.network import OnnxNetwork, ProviderError, normalized_tensor
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.resources import share_path
 from structpose_ros.training.config import load_config
-from structpose_ros.training.evaluate import write_metrics
+from structpose_ros.training.metrics import write_metrics
 
 POINTS = 4800
 CAMERA = Camera(640, 480, 525.0, 525.0, 319.5, 239.5)

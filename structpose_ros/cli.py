@@ -82,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="replace one output by the truth, to see what the other one costs",
     )
+    command.add_argument(
+        "--foreign",
+        type=Path,
+        metavar="DIR",
+        help="images that show another place: how many of them are accepted",
+    )
     _add_skip_bad(command)
     command.set_defaults(run=_evaluate)
 
@@ -94,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--split", choices=["train", "test"], default="test")
     _add_skip_bad(command)
     command.set_defaults(run=_ablate)
+
+    command = commands.add_parser("compare", help="put a model's pose solve beside PnP and published results")
+    _add_comparison(command)
 
     command = commands.add_parser("export", help="write a run's model file; agreement with torch is checked")
     command.add_argument("training_run", type=Path, metavar="RUN")
@@ -142,6 +151,31 @@ def _add_mesh_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     add_mesh_commands(commands)
 
 
+def _add_comparison(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, nargs="?", metavar="MODEL_OR_RUN")
+    command.add_argument("--data", type=Path)
+    command.add_argument("--split", choices=["train", "test"], default="test")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--provider", choices=["auto", *PROVIDERS], default="auto")
+    command.add_argument(
+        "--pnp-threshold",
+        type=float,
+        default=10.0,
+        metavar="PX",
+        help="reprojection error of an inlier of PnP with RANSAC, at an image width of 640 px (default: 10)",
+    )
+    command.add_argument(
+        "--published",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="others' estimates: lines of file, qw qx qy qz, tx ty tz, world to camera; may be repeated",
+    )
+    command.add_argument("--truth", type=Path, metavar="FILE", help="true poses of the published estimates")
+    _add_skip_bad(command)
+    command.set_defaults(run=_compare)
+
+
 def _add_skip_bad(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
@@ -187,8 +221,27 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         provider=arguments.provider,
         swap=arguments.swap,
         skip_bad=arguments.skip_bad,
+        foreign=arguments.foreign,
     )
     print(json.dumps(metrics, indent=2))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from structpose_ros.training.comparison import compare, table
+    from structpose_ros.training.methods import published_files
+
+    content = compare(
+        arguments.out,
+        model=_model_file(arguments.model) if arguments.model else None,
+        data_root=arguments.data,
+        split=arguments.split,
+        provider=arguments.provider,
+        skip_bad=arguments.skip_bad,
+        pnp_threshold_px=arguments.pnp_threshold,
+        published=published_files(arguments.published),
+        truth=arguments.truth,
+    )
+    print(table(content), end="")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -1,79 +1,42 @@
-"""The evaluation: metrics by hand, files as other tools read them, and other people's published errors."""
+"""The evaluation of a model: outcomes, swapped-in truth, files, figures."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from model_files import contract, write_model
-from recordings import CAMERA, frame, pose, poses, real_data, write_recording
+from recordings import CAMERA, frame, pose, poses, write_recording
 
-from structpose_ros.alignment import PoseEstimate
-from structpose_ros.gate import Decision, GateOptions, RejectReason
+from structpose_ros.gate import GateOptions
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform
-from structpose_ros.network import OnnxNetwork, Prediction
+from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training.evaluate import (
     SWAPS,
-    Outcome,
     evaluate,
     evaluate_frames,
-    outcome_of,
-    percentiles,
-    read_world_to_camera,
-    summarize,
-    write_metrics,
-    write_trajectory,
+    foreign_acceptance,
+    trajectory_stamps,
 )
-from structpose_ros.training.frames import Frame, RecordingError, open_recording, write_camera, write_frame
+from structpose_ros.training.frames import (
+    Frame,
+    RecordingError,
+    open_recording,
+    write_camera,
+    write_frame,
+    write_stamps,
+)
 from structpose_ros.training.labels import sample_labels
+from structpose_ros.training.outcomes import Outcome
 
 EVERYTHING = GateOptions(min_inlier_ratio=0.0, max_residual=100.0, map_margin=10000.0)
-
-
-def outcome(position_m: float, rotation_deg: float, accepted: bool = True) -> Outcome:
-    return Outcome(
-        "f", accepted, "" if accepted else "low_inlier_ratio", 0.5, position_m, rotation_deg, np.eye(4)
-    )
-
-
-def test_metrics_by_hand() -> None:
-    outcomes = [
-        outcome(0.01, 1.0),
-        outcome(0.04, 6.0),
-        outcome(0.08, 2.0),
-        outcome(0.20, 3.0, accepted=False),
-        outcome(math.inf, math.inf, accepted=False),
-    ]
-    metrics = summarize(outcomes)
-    assert metrics["frames"] == 5
-    assert metrics["accepted"] == 3
-    assert metrics["median_position_m"] == 0.08
-    assert metrics["median_rotation_deg"] == 3.0
-    assert metrics["mean_position_m"] is None  # one failure makes a mean infinite
-    assert metrics["within_5cm_5deg"] == 0.2
-    assert metrics["within_10cm_5deg"] == 0.4
-    assert metrics["accepted_median_position_m"] == 0.04
-    assert metrics["accepted_mean_rotation_deg"] == 3.0
-    assert metrics["accepted_within_5cm_5deg"] == pytest.approx(1 / 3)
-    assert metrics["rejected"] == {"low_inlier_ratio": 2}
-
-
-def test_mostly_failures_have_no_median() -> None:
-    metrics = summarize([outcome(math.inf, math.inf, False)] * 2 + [outcome(0.1, 1.0)])
-    assert metrics["median_position_m"] is None
-    assert metrics["accepted_median_position_m"] == 0.1
-    json.dumps(metrics, allow_nan=False)
-    assert summarize([outcome(math.inf, math.inf, False)])["accepted_median_position_m"] is None
-
-
-def test_percentiles() -> None:
-    assert percentiles(list(range(101))) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
-    assert percentiles([]) == {"p50": None, "p95": None, "p99": None}
 
 
 def test_swapping_gives_the_poses_that_it_should(tmp_path: Path) -> None:
@@ -148,7 +111,13 @@ def test_outcomes_and_files(setting: tuple[Path, Path, np.ndarray], tmp_path: Pa
     assert numbers.shape == (3, 8)
     np.testing.assert_allclose(numbers[:, 1:4], [true[:3, 3] for true in true_poses], atol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(numbers[:, 4:], axis=1), 1.0, atol=1e-9)
-    assert (tmp_path / "out" / "cumulative.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("cumulative", "panels", "map", "risk_coverage"):
+        picture = cv2.imread(str(tmp_path / "out" / f"{name}.png"))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20, name
+    assert metrics["risk_coverage_auc"] == pytest.approx(2 / 3)  # one frame is right; all have one confidence
+    assert metrics["risk_coverage_auc_oracle"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
+    assert metrics["covariance_scale"] == 1.0
+    assert "foreign_accept" not in metrics
 
 
 def test_swapping_in_the_truth(setting: tuple[Path, Path, np.ndarray]) -> None:
@@ -175,53 +144,6 @@ def test_swapping_in_the_truth(setting: tuple[Path, Path, np.ndarray]) -> None:
     estimate = seen["none"][0].estimate
     assert estimate is not None
     assert pose_error(estimate.map_from_camera, answer)[0] < 1e-5
-
-
-def result_of(
-    map_from_camera: np.ndarray, covariance: np.ndarray, reject_reason: RejectReason | None = None
-) -> Result:
-    """Return what the relocalizer would say with this pose and covariance, whatever the gate makes of it."""
-    some = np.zeros(1)
-    return Result(
-        decision=Decision(reject_reason, 0.0 if reject_reason else 0.75),
-        estimate=PoseEstimate(map_from_camera, some, some, 1.0, 1.0, np.ones(3), covariance),
-        covariance=covariance,
-        prediction=Prediction(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3)), np.ones((1, 1), np.float32)),
-        points_in_camera=np.zeros((1, 1, 3)),
-        image_rgb=np.zeros((8, 8, 3), np.uint8),
-        stage_ms={"preprocess": 1.0, "network": 20.0, "align": 0.5},
-    )
-
-
-def test_outcome_by_hand() -> None:
-    true = pose(0.3, -0.2, 0.7)
-    # 3 cm and 4 cm along the map's x and z, two degrees about the map's y axis.
-    turned = rotation_from_vector([0.0, math.radians(2.0), 0.0])
-    estimated = transform(turned @ true[:3, :3], true[:3, 3] + [0.03, 0.0, 0.04])
-    covariance = np.diag([0.01, 0.02, 0.04, *np.radians([0.1, 0.5, 0.1])]) ** 2
-    found = outcome_of("f", result_of(estimated, covariance), true)
-    assert found.position_m == pytest.approx(0.05)
-    assert found.rotation_deg == pytest.approx(2.0)
-    assert found.nees == pytest.approx(3**2 + 1**2 + 4**2)
-    assert found.latency_ms == 21.5
-    assert found.accepted
-    assert found.confidence == 0.75
-    assert found.reject_reason == ""
-
-    # Position and rotation that err together: the cross terms count.
-    covariance[0, 4] = covariance[4, 0] = 0.5 * 0.01 * math.radians(0.5)
-    correlated = outcome_of("f", result_of(estimated, covariance), true)
-    assert correlated.nees == pytest.approx((3**2 + 4**2 - 2 * 0.5 * 3 * 4) / (1 - 0.5**2) + 1**2)
-
-    refused = outcome_of("f", result_of(estimated, covariance, RejectReason.LOW_INLIER_RATIO), true)
-    assert not refused.accepted
-    assert refused.reject_reason == "low_inlier_ratio"
-    assert refused.position_m == pytest.approx(0.05)  # a rejected estimate still has its error
-
-
-def test_a_covariance_of_nothing_has_no_nees() -> None:
-    covariance = np.diag([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
-    assert outcome_of("f", result_of(np.eye(4), covariance), np.eye(4)).nees is None
 
 
 def test_frames_without_an_estimate_are_failures(
@@ -257,24 +179,6 @@ def test_frames_without_an_estimate_are_failures(
     assert stamps["estimate"] == ["0.000000", "2.000000"]
 
 
-def test_trajectory_in_tum_format(tmp_path: Path) -> None:
-    quarter = transform(rotation_from_vector([0.0, 0.0, math.pi / 2]), [1.0, -2.0, 0.5])
-    write_trajectory(tmp_path / "a.tum", [(0.0, np.eye(4)), (12.25, quarter)])
-    first, second = (tmp_path / "a.tum").read_text().splitlines()
-    assert first == "0.000000 0 0 0 0 0 0 1"
-    write_trajectory(tmp_path / "none.tum", [])
-    assert (tmp_path / "none.tum").read_bytes() == b""
-    assert second.startswith("12.250000 1 -2 0.5 0 0 0.7071067811")
-    half = math.sqrt(0.5)
-    np.testing.assert_allclose(np.array(second.split()[4:], float), [0, 0, half, half], atol=1e-11)
-
-
-def test_metrics_files_are_strict_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_metrics(tmp_path / "metrics.json", {"median_position_m": math.inf})
-    assert not list(tmp_path.iterdir())
-
-
 def test_frames_that_cannot_be_read(setting: tuple[Path, Path, np.ndarray], tmp_path: Path) -> None:
     root, model, _ = setting
     (root / "seq-02" / "frame-000001.color.png").write_bytes(b"")
@@ -286,51 +190,76 @@ def test_frames_that_cannot_be_read(setting: tuple[Path, Path, np.ndarray], tmp_
     assert len(metrics["skipped_frames"]) == 1
 
 
-def test_published_lines(tmp_path: Path) -> None:
-    path = tmp_path / "estimates.txt"
-    path.write_text("a.png 1 0 0 0 1 2 3 4.5 6.5\nb.png 0.7071067811865476 0 0 0.7071067811865476 1 0 0\n")
-    read = read_world_to_camera(path)
-    np.testing.assert_allclose(read["a.png"][0], transform(np.eye(3), [-1, -2, -3]), atol=1e-15)
-    assert read["a.png"][1] == [4.5, 6.5]
-    # world to camera is a quarter turn about z: the camera's centre is -R' t = (0, 1, 0).
-    np.testing.assert_allclose(read["b.png"][0][:3, 3], [0, 1, 0], atol=1e-15)
-    for line in ("a.png 1 2 3", "a.png 0 0 0 0 1 2 3", "a.png 1 0 0 zero 1 2 3", ""):
-        path.write_text(f"{line}\n")
-        with pytest.raises(RecordingError, match="expected a file name, a unit quaternion and a trans"):
-            read_world_to_camera(path)
+def test_stamps_of_a_trajectory(setting: tuple[Path, Path, np.ndarray], tmp_path: Path) -> None:
+    root, model, _ = setting
+    write_stamps(root / "seq-02", {0: 1700000000.25, 1: 1700000000.5, 2: 1700000001.125})
+    evaluate(model, root, "test", tmp_path / "out", provider="cpu")
+    for name in ("truth", "estimate"):
+        lines = (tmp_path / "out" / f"{name}.tum").read_text().splitlines()
+        assert [line.split()[0] for line in lines] == [
+            "1700000000.250000",
+            "1700000000.500000",
+            "1700000001.125000",
+        ]
 
 
-# Bounds on the largest deviation, m and degrees: about twice what is seen.
-PUBLISHED_BOUNDS = {"dslam": (1e-3, 0.01), "sfm": (1e-5, 2e-4)}
+def test_frames_without_stamps_of_their_own_are_numbered(tmp_path: Path) -> None:
+    recording = open_recording(write_recording(tmp_path / "room", train=2, test=2))
+    names = [f"seq-0{sequence}/frame-00000{number}" for sequence in (1, 2) for number in (0, 1)]
+    write_stamps(recording.root / "seq-02", {0: 3.0, 1: 4.0})
+    assert trajectory_stamps(recording, names[2:]) == [3.0, 4.0]
+    assert trajectory_stamps(recording, names) == [0.0, 1.0, 2.0, 3.0]  # the first sequence has none
+    write_stamps(recording.root / "seq-01", {0: 3.0, 1: 4.0})
+    assert trajectory_stamps(recording, names) == [0.0, 1.0, 2.0, 3.0]  # the same in both sequences
+    write_stamps(recording.root / "seq-01", {0: 1.0, 1: 2.0})
+    assert trajectory_stamps(recording, names) == [1.0, 2.0, 3.0, 4.0]
 
 
-@pytest.mark.parametrize("truth", ["dslam", "sfm"])
-@pytest.mark.parametrize("scene", ["chess", "redkitchen"])
-@pytest.mark.parametrize("method", ["dsac_rgb", "dsac_rgbd"])
-def test_errors_are_those_their_authors_published(truth: str, scene: str, method: str) -> None:
-    root = real_data("visloc_estimates")
-    true = read_world_to_camera(root / "ground_truth" / truth / f"{scene}_test.txt")
-    estimates = read_world_to_camera(root / "estimates" / truth / f"{scene}_{method}.txt")
-    assert len(true) == {"chess": 2000, "redkitchen": 5000}[scene]
-    assert set(estimates) == set(true)  # a frame without an estimate would be a failure
-    deviations, within = [], []
-    for name, (map_from_camera, (rotation_deg, position_m)) in estimates.items():
-        position, rotation = pose_error(map_from_camera, true[name][0])
-        deviations.append((abs(position - position_m), abs(rotation - rotation_deg)))
-        within.append(position_m <= 0.05 and rotation_deg <= 5.0)
-    position_deviation, rotation_deviation = np.median(deviations, axis=0)
-    assert position_deviation <= 1e-4
-    assert rotation_deviation <= 1e-3
-    position_bound, rotation_bound = PUBLISHED_BOUNDS[truth]
-    assert np.max(deviations, axis=0)[0] <= position_bound
-    assert np.max(deviations, axis=0)[1] <= rotation_bound
+def test_images_of_another_place(setting: tuple[Path, Path, np.ndarray], tmp_path: Path) -> None:
+    """The model sees nothing where the blue channel is full: such an image is refused."""
+    root, model, _ = setting
+    foreign = tmp_path / "foreign"
+    (foreign / "below").mkdir(parents=True)
+    blue, grey = np.zeros((30, 50, 3), np.uint8), np.full((96, 128, 3), 60, np.uint8)
+    blue[..., 0] = 255
+    cv2.imwrite(str(foreign / "a.png"), blue)
+    cv2.imwrite(str(foreign / "b.jpg"), grey)
+    cv2.imwrite(str(foreign / "below" / "c.png"), blue)
+    cv2.imwrite(str(foreign / "frame-000000.depth.png"), np.zeros((9, 9), np.uint16))
+    (foreign / "notes.txt").write_text("no image")
+    metrics = evaluate(model, root, "test", tmp_path / "out", provider="cpu", foreign=foreign)
+    assert metrics["foreign_frames"] == 3
+    assert metrics["foreign_accept"] == pytest.approx(1 / 3)
+    (foreign / "b.jpg").write_bytes(b"")
+    with pytest.raises(RecordingError, match="b.jpg: expected an image"):
+        evaluate(model, root, "test", tmp_path / "none", provider="cpu", foreign=foreign)
+    assert not (tmp_path / "none").exists()
+    shutil.rmtree(foreign)
+    with pytest.raises(RecordingError, match="expected images of another place"):
+        evaluate(model, root, "test", tmp_path / "none", provider="cpu", foreign=foreign)
 
-    # With every tenth estimate taken away, the share is still one of all frames.
-    kept = {name: value for index, (name, value) in enumerate(estimates.items()) if index % 10}
-    failure = (math.inf, math.inf)
-    errors = [pose_error(kept[name][0], true[name][0]) if name in kept else failure for name in true]
-    metrics = summarize([outcome(*error) for error in errors])
-    assert metrics["frames"] == len(true)
-    assert metrics["mean_position_m"] is None
-    expected = sum(good for index, good in enumerate(within) if index % 10) / len(true)
-    assert metrics["within_5cm_5deg"] == pytest.approx(expected, abs=1e-3)  # frames at the limit, by rounding
+
+def test_a_foreign_recording_is_seen_through_its_own_camera(
+    setting: tuple[Path, Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, model, _ = setting
+    relocalizer, cameras = Relocalizer(OnnxNetwork(model, "cpu")), []
+    localize = relocalizer.localize
+    monkeypatch.setattr(
+        relocalizer, "localize", lambda image, camera: cameras.append(camera) or localize(image, camera)
+    )
+    assert foreign_acceptance(relocalizer, root)["foreign_frames"] == 5
+    assert set(cameras) == {CAMERA}
+
+
+def test_a_worst_frame_without_an_estimate_is_drawn(
+    setting: tuple[Path, Path, np.ndarray], tmp_path: Path
+) -> None:
+    root, model, _ = setting
+    for number in range(3):
+        shot = frame("", poses(3, 2)[number])
+        shot.image_rgb[..., 2] = 255
+        write_frame(root / "seq-02", number, shot)
+    metrics = evaluate(model, root, "test", tmp_path / "out", provider="cpu")
+    assert metrics["accepted"] == 0 and metrics["risk_coverage_auc"] == 1.0
+    assert (tmp_path / "out" / "panels.png").is_file() and (tmp_path / "out" / "map.png").is_file()

@@ -21,7 +21,6 @@ from structpose_ros.geometry import (
     transform,
     transform_points,
 )
-from structpose_ros.training.evaluate import read_world_to_camera
 from structpose_ros.training.frames import RecordingError, open_recording, read_pose
 from structpose_ros.training.importers.sevenscenes import (
     COLOR_CAMERA,
@@ -31,6 +30,7 @@ from structpose_ros.training.importers.sevenscenes import (
     import_7scenes,
     register_depth,
 )
+from structpose_ros.training.outcomes import read_world_to_camera
 
 
 def test_depth_and_pose_are_the_colour_cameras(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from structpose_ros.camera import Camera, ImageRgb, resize_image
 from structpose_ros.geometry import pose_error
 from structpose_ros.network import OnnxNetwork, normalized_tensor
 from structpose_ros.relocalizer import Relocalizer, Result
-from structpose_ros.training.evaluate import Outcome, percentiles, summarize, write_metrics
 from structpose_ros.training.frames import Recording, open_recording
 from structpose_ros.training.labels import sample_labels
+from structpose_ros.training.metrics import percentiles, summarize, write_metrics
+from structpose_ros.training.outcomes import Outcome
 
 CLOUD_EVERY = 10  # frames
 NETWORK_IMAGES, NETWORK_WARM_UP, NETWORK_RUNS = 30, 20, 200

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.geometry import (
-    invert,
-    pose_error,
-    quaternion_from_rotation,
-    rotation_from_quaternion,
-    rotation_vector,
-    transform,
-)
+from structpose_ros.camera import Camera
 from structpose_ros.network import Network, OnnxNetwork, Prediction
 from structpose_ros.relocalizer import Relocalizer, Result
-from structpose_ros.training import plots
+from structpose_ros.training import overview, plots
 from structpose_ros.training.frames import (
     Frame,
     FrameFiles,
@@ -32,53 +21,14 @@ from structpose_ros.training.frames import (
     RecordingError,
     handle_bad,
     open_recording,
-    write_atomic,
+    read_color,
+    read_stamps,
 )
 from structpose_ros.training.labels import sample_labels
+from structpose_ros.training.metrics import risk_coverage_of, summarize, write_metrics
+from structpose_ros.training.outcomes import Outcome, outcome_of, write_poses, write_trajectory
 
 SWAPS = ("none", "depth", "scene_coordinates")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One frame's estimate against its truth.
-
-    position_m and rotation_deg are infinite where there is no estimate: that is a failure, not an absence.
-    nees: error' covariance^-1 error over the six degrees of freedom; None where there is no estimate.
-    """
-
-    name: str
-    accepted: bool
-    reject_reason: str
-    confidence: float
-    position_m: float
-    rotation_deg: float
-    true_map_from_camera: npt.NDArray[np.float64]
-    map_from_camera: npt.NDArray[np.float64] | None = None
-    nees: float | None = None
-    latency_ms: float = 0.0
-
-
-def outcome_of(name: str, result: Result, true_map_from_camera: npt.NDArray[np.float64]) -> Outcome:
-    """Compare what the relocalizer said with the truth."""
-    position, rotation, nees, estimated = math.inf, math.inf, None, None
-    if result.estimate is not None:
-        estimated = result.estimate.map_from_camera
-        position, rotation = pose_error(estimated, true_map_from_camera)
-        nees = _nees(estimated, true_map_from_camera, result.covariance)
-    reason = result.decision.reject_reason
-    return Outcome(
-        name=name,
-        accepted=result.decision.accepted,
-        reject_reason="" if reason is None else reason.value,
-        confidence=result.decision.confidence,
-        position_m=position,
-        rotation_deg=rotation,
-        true_map_from_camera=true_map_from_camera,
-        map_from_camera=estimated,
-        nees=nees,
-        latency_ms=sum(result.stage_ms.values()),
-    )
 
 
 class SwappedNetwork:
@@ -144,125 +94,47 @@ def evaluate_frames(
     return outcomes, bad
 
 
-def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the metrics of `metrics.json`; a median over too many failures is None."""
-    accepted = [outcome for outcome in outcomes if outcome.accepted]
-    metrics: dict[str, Any] = {"frames": len(outcomes), "accepted": len(accepted)}
-    metrics.update(_error_metrics(outcomes))
-    metrics.update({f"accepted_{key}": value for key, value in _error_metrics(accepted).items()})
-    metrics["latency_ms"] = percentiles([outcome.latency_ms for outcome in outcomes])
-    rejected = [outcome.reject_reason for outcome in outcomes if not outcome.accepted]
-    metrics["rejected"] = {reason: rejected.count(reason) for reason in sorted(set(rejected))}
-    return metrics
+def foreign_acceptance(relocalizer: Relocalizer, root: Path) -> dict[str, Any]:
+    """Localise images of another place; returns their number and the share that was accepted, wrongly.
 
-
-def percentiles(milliseconds: Sequence[float]) -> dict[str, float | None]:
-    """Return p50, p95 and p99."""
-    if len(milliseconds) == 0:
-        return {"p50": None, "p95": None, "p99": None}
-    values = np.percentile(milliseconds, [50, 95, 99])
-    return dict(zip(("p50", "p95", "p99"), values.tolist(), strict=True))
-
-
-def _error_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    position = np.array([outcome.position_m for outcome in outcomes])
-    rotation = np.array([outcome.rotation_deg for outcome in outcomes])
-
-    def finite(value: float) -> float | None:
-        return float(value) if math.isfinite(value) else None
-
-    def share(metres: float, degrees: float) -> float | None:
-        return float(np.mean((position <= metres) & (rotation <= degrees))) if len(position) else None
-
-    def statistic(
-        function: Callable[[npt.NDArray[np.float64]], Any], values: npt.NDArray[np.float64]
-    ) -> float | None:
-        return finite(function(values)) if len(values) else None
-
-    return {
-        "median_position_m": statistic(np.median, position),
-        "median_rotation_deg": statistic(np.median, rotation),
-        "mean_position_m": statistic(np.mean, position),
-        "mean_rotation_deg": statistic(np.mean, rotation),
-        "within_5cm_5deg": share(0.05, 5.0),
-        "within_10cm_5deg": share(0.10, 5.0),
-    }
-
-
-def _nees(
-    estimated: npt.NDArray[np.float64],
-    true: npt.NDArray[np.float64],
-    covariance: npt.NDArray[np.float64] | None,
-) -> float | None:
-    if covariance is None or np.linalg.cond(covariance) > 1e12:
-        return None
-    error = np.concatenate(
-        [estimated[:3, 3] - true[:3, 3], rotation_vector(estimated[:3, :3] @ true[:3, :3].T)]
-    )
-    return float(error @ np.linalg.solve(covariance, error))
-
-
-def write_poses(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write one line per frame: outcome, errors and both poses (position m, quaternion x y z w)."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    columns = ["x", "y", "z", "qx", "qy", "qz", "qw"]
-    writer.writerow(
-        ["frame", "accepted", "reject_reason", "confidence", "position_m", "rotation_deg"]
-        + columns
-        + [f"true_{column}" for column in columns]
-    )
-    for item in outcomes:
-        estimated = [""] * 7 if item.map_from_camera is None else _pose_columns(item.map_from_camera)
-        head = [
-            item.name,
-            int(item.accepted),
-            item.reject_reason,
-            item.confidence,
-            item.position_m,
-            item.rotation_deg,
-        ]
-        writer.writerow([*head, *estimated, *_pose_columns(item.true_map_from_camera)])
-    write_atomic(path, stream.getvalue().encode())
-
-
-def write_trajectory(path: Path, poses: Sequence[tuple[float, npt.NDArray[np.float64]]]) -> None:
-    """Write (stamp s, map_from_camera) pairs in TUM format, which `evo` opens."""
-    lines = (" ".join([f"{stamp:.6f}", *_pose_columns(pose)]) + "\n" for stamp, pose in poses)
-    write_atomic(path, "".join(lines).encode())
-
-
-def _pose_columns(map_from_camera: npt.NDArray[np.float64]) -> list[str]:
-    values = np.concatenate([map_from_camera[:3, 3], quaternion_from_rotation(map_from_camera[:3, :3])])
-    return [f"{value:.12g}" for value in values]
-
-
-def read_world_to_camera(path: Path) -> dict[str, tuple[npt.NDArray[np.float64], list[float]]]:
-    """Read published per-frame results: `file qw qx qy qz tx ty tz rest...`, world to camera.
-
-    Returns:
-        map_from_camera (4, 4), and the numbers that follow on the line, by file name.
+    Every `.jpg` and `.png` below `root` counts, but `*.depth.png`. A recording's own camera is used; that of
+    other images is taken to be the one the model was trained with, at their size.
 
     Raises:
-        RecordingError: a line is of another kind.
+        RecordingError: there is none, or one can't be read.
     """
-    poses = {}
-    for line in path.read_text().splitlines():
-        try:
-            name, *numbers = line.split()
-            qw, qx, qy, qz, tx, ty, tz, *rest = map(float, numbers)
-            camera_from_map = transform(rotation_from_quaternion([qx, qy, qz, qw]), [tx, ty, tz])
-        except ValueError as error:
-            raise RecordingError(
-                f"{path}: expected a file name, a unit quaternion and a translation, got '{line}'"
-            ) from error
-        poses[name] = (invert(camera_from_map), rest)
-    return poses
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix in (".jpg", ".png") and not path.name.endswith(".depth.png")
+    )
+    if not paths:
+        raise RecordingError(f"expected images of another place (.jpg, .png) in {root}, got none")
+    try:
+        camera: Camera | None = open_recording(root).camera
+    except RecordingError:
+        camera = None
+    trained = relocalizer.network.contract.training_camera
+    accepted = 0
+    for path in paths:
+        image_rgb = read_color(path)
+        taken_by = camera or trained.resized(image_rgb.shape[1], image_rgb.shape[0])
+        accepted += relocalizer.localize(image_rgb, taken_by).decision.accepted
+    return {"foreign_frames": len(paths), "foreign_accept": accepted / len(paths)}
 
 
-def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Write metrics as strict JSON (no NaN, no infinity)."""
-    write_atomic(path, (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode())
+def trajectory_stamps(recording: Recording, names: Sequence[str]) -> list[float]:
+    """Return the stamp (s) of each frame, or its number in `names` where not every one has its own stamp."""
+    recorded: dict[str, dict[int, float]] = {}
+    stamps = []
+    for name in names:
+        sequence, _, number = name.partition("/frame-")
+        if sequence not in recorded:
+            recorded[sequence] = read_stamps(recording.root / sequence)
+        stamps.append(recorded[sequence].get(int(number)))
+    known = [stamp for stamp in stamps if stamp is not None]
+    # Sequences that each begin at 0 would share their stamps: no tool could tell their frames apart.
+    return known if len(set(known)) == len(names) else [float(index) for index in range(len(names))]
 
 
 def evaluate(
@@ -274,8 +146,11 @@ def evaluate(
     provider: str = "auto",
     swap: str = "none",
     skip_bad: bool = False,
+    foreign: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model file on a split and write metrics.json, poses.csv, two TUM trajectories and figures.
+
+    foreign: a folder of images that show another place, see `foreign_acceptance`.
 
     Returns:
         The metrics, as written.
@@ -286,17 +161,24 @@ def evaluate(
     recording = open_recording(data_root)
     files, missing = recording.files(split)
     handle_bad(missing, len(files) + len(missing), skip_bad)
+    relocalizer = Relocalizer(network)
+    strangers = foreign_acceptance(relocalizer, foreign) if foreign else {}
     with tqdm(total=len(files), desc="evaluating", unit="frame") as bar:
         outcomes, unreadable = evaluate_frames(
-            Relocalizer(network),
+            relocalizer,
             recording,
             files,
             skip_bad=skip_bad,
             swap=swap,
             on_frame=lambda *_: bar.update(1),
         )
+    curve, oracle = risk_coverage_of(outcomes)
     metrics = summarize(outcomes)
     metrics |= {
+        "risk_coverage_auc": curve.area,
+        "risk_coverage_auc_oracle": oracle.area,
+        "covariance_scale": network.contract.covariance_scale,
+        **strangers,
         "method": "structpose" if swap == "none" else f"structpose with true {swap}",
         "model_sha256": network.sha256,
         "provider": network.provider,
@@ -306,10 +188,39 @@ def evaluate(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_poses(out / "poses.csv", outcomes)
-    indexed = list(enumerate(outcomes))  # no recorded stamps: the frame's number stands for seconds
-    write_trajectory(out / "truth.tum", [(float(i), item.true_map_from_camera) for i, item in indexed])
-    estimated = [(float(i), item.map_from_camera) for i, item in indexed if item.map_from_camera is not None]
+    stamps = trajectory_stamps(recording, [item.name for item in outcomes])
+    stamped = list(zip(stamps, outcomes, strict=True))
+    write_trajectory(out / "truth.tum", [(stamp, item.true_map_from_camera) for stamp, item in stamped])
+    estimated = [(at, item.map_from_camera) for at, item in stamped if item.map_from_camera is not None]
     write_trajectory(out / "estimate.tum", estimated)
     plots.cumulative_errors(out / "cumulative.png", {metrics["method"]: outcomes})
+    plots.risk_coverage(out / "risk_coverage.png", outcomes)
+    overview.from_above(out / "map.png", outcomes, network.map_cloud)
+    _draw_panels(out / "panels.png", outcomes, relocalizer, recording, files, swap)
     write_metrics(out / "metrics.json", metrics)
     return metrics
+
+
+def _draw_panels(
+    path: Path,
+    outcomes: Sequence[Outcome],
+    relocalizer: Relocalizer,
+    recording: Recording,
+    files: Sequence[FrameFiles],
+    swap: str,
+) -> None:
+    """Draw the best, the median and the worst frame by position error; they are localised once more."""
+    ordered = sorted(outcomes, key=lambda item: (item.position_m, item.rotation_deg))
+    chosen = {"best": ordered[0], "median": ordered[len(ordered) // 2], "worst": ordered[-1]}
+    by_name = {item.name: item for item in files}
+    results: dict[str, Result] = {}
+    evaluate_frames(
+        relocalizer,
+        recording,
+        [by_name[name] for name in dict.fromkeys(item.name for item in chosen.values())],
+        swap=swap,
+        on_frame=lambda outcome, result, _: results.update({outcome.name: result}),
+    )
+    rows = [(f"{title}: {item.name}", item, results[item.name]) for title, item in chosen.items()]
+    contract = relocalizer.network.contract
+    plots.panels(path, rows, contract.map_min, contract.map_max)

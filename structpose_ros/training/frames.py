@@ -103,7 +103,11 @@ class Recording:
         return Frame(files.name, image_rgb, depth_mm, self.read_pose(files))
 
     def read_pose(self, files: FrameFiles) -> npt.NDArray[np.float64]:
-        """Read map_from_camera (4, 4) of a frame."""
+        """Read a frame's map_from_camera (4, 4) alone.
+
+        Raises:
+            RecordingError: the file is unreadable or holds no pose.
+        """
         return read_pose(files.pose)
 
 
