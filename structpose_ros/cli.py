@@ -227,8 +227,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from structpose_ros.training.comparison import compare, table
-    from structpose_ros.training.methods import published_files
+    from structpose_ros.training.comparison import compare
+    from structpose_ros.training.methods import published_files, table
 
     content = compare(
         arguments.out,

@@ -118,7 +118,7 @@ def test_files_that_hold_no_outcomes(tmp_path: Path) -> None:
     path = tmp_path / "poses.csv"
     write_poses(path, [outcome_of_pose("f", np.eye(4), np.eye(4))])
     whole = path.read_bytes()
-    for content in (whole[:-30], whole.replace(b"confidence", b"trust"), b"\xff\xfe\n\n", b"frame\nf\n"):
+    for content in (whole[:-30], whole.replace(b"confidence", b"trust"), b"\xff\xfe\n\n", b"frame\n", b""):
         path.write_bytes(content)
         with pytest.raises(RecordingError, match="expected the outcomes of an evaluation"):
             read_poses(path)

@@ -35,7 +35,7 @@ from structpose_ros.training.frames import (
     open_recording,
     write_atomic,
 )
-from structpose_ros.training.methods import Method, expect_names, keep, kept, published_method
+from structpose_ros.training.methods import Method, expect_names, keep, kept, published_method, table
 from structpose_ros.training.metrics import write_metrics
 from structpose_ros.training.outcomes import Outcome, outcome_of_pose
 
@@ -95,6 +95,12 @@ def compare(
         ).run(pnp_threshold_px, regressors)
     for method in others:
         keep(out, method)
+    if others and truth:
+        names = ", ".join(method.name for method in others)
+        notes = [
+            *notes,
+            f"Published ({names}): measured over the {len(others[0].outcomes)} frames of {truth.name}.",
+        ]
     return write_comparison(out, [*methods, *others], notes)
 
 
@@ -105,32 +111,6 @@ def write_comparison(out: Path, methods: Sequence[Method], notes: Sequence[str] 
     write_atomic(out / "compare.md", table(content).encode())
     write_metrics(out / "compare.json", content)
     return content
-
-
-def table(content: Mapping[str, Any]) -> str:
-    """Return a comparison, as compare.json holds it, as a Markdown table with its notes."""
-    lines = [
-        "| method | family | frames | median m | median deg | mean m | mean deg "
-        "| within 5 cm/5 deg | within 10 cm/5 deg | solve p50 ms | solve p99 ms |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for item in content["methods"]:
-        cells = [item["method"], item["family"], str(item["frames"])]
-        for kind in ("median", "mean"):
-            cells += [_number(item[f"{kind}_position_m"], 3), _number(item[f"{kind}_rotation_deg"], 2)]
-        cells += [_percent(item["within_5cm_5deg"]), _percent(item["within_10cm_5deg"])]
-        cells += [_number(item["solve_ms"][key], 2) for key in ("p50", "p99")]
-        lines.append(f"| {' | '.join(cells)} |")
-    ended = ["A frame without an estimate is a failure: no mean is finite then (-).", *content["notes"]]
-    return "\n".join([*lines, "", *(f"- {note}" for note in ended)]) + "\n"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 class _Measurement:
@@ -162,7 +142,8 @@ class _Measurement:
         oracle, notes = self._oracle(methods[0].outcomes)
         notes = [
             f"structpose, EPnP and PnP solve the same predictions of model {self.network.sha256[:12]} "
-            f"({self.network.provider}) for {self.recording.name}, split {self.split}.",
+            f"({self.network.provider}) for {self.recording.name}, split {self.split}. "
+            "Solve: from these to the pose.",
             f"PnP by {ransac.solver}: threshold {ransac.threshold_px:.3g} px at the network's input width of "
             f"{self.network.contract.input_width} px.",
             *notes,
@@ -211,14 +192,16 @@ class _Measurement:
             training_poses = [self.recording.read_pose(item) for item in files]
         except RecordingError as error:
             return [], [f"The retrieval oracle is left out: {error}."]
-        outcomes = retrieval_oracle(
-            [(item.name, item.true_map_from_camera) for item in tested], training_poses
-        )
+        names = {item.name for item in tested}
+        true_poses = [
+            (item.name, self.recording.read_pose(item)) for item in self.files if item.name in names
+        ]
+        outcomes = retrieval_oracle(true_poses, training_poses)
         method = Method(ORACLE, "retrieval oracle", "indirect", outcomes, self.frames)
         keep(self.out, method)
         return [method], [
-            f"The retrieval oracle answers with the nearest of {len(files)} training poses, where 1 cm counts "
-            "as much as 1 deg: it knows the truth, no retrieval gets nearer."
+            f"The retrieval oracle knows the truth: its answer is the nearest of {len(files)} training "
+            "poses, where 1 cm counts as much as 1 deg."
         ]
 
     def _regressed(self, name: str, regressor: PoseRegressor) -> Method:

@@ -102,6 +102,32 @@ def expect_names(names: Sequence[str], reserved: Sequence[str]) -> None:
         taken.add(name)
 
 
+def table(content: Mapping[str, Any]) -> str:
+    """Return a comparison, as compare.json holds it, as a Markdown table with its notes."""
+    lines = [
+        "| method | family | frames | median m | median deg | mean m | mean deg "
+        "| within 5 cm/5 deg | within 10 cm/5 deg | solve p50 ms | solve p99 ms |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for item in content["methods"]:
+        cells = [item["method"], item["family"], str(item["frames"])]
+        for kind in ("median", "mean"):
+            cells += [_number(item[f"{kind}_position_m"], 3), _number(item[f"{kind}_rotation_deg"], 2)]
+        cells += [_percent(item["within_5cm_5deg"]), _percent(item["within_10cm_5deg"])]
+        cells += [_number(item["solve_ms"][key], 2) for key in ("p50", "p99")]
+        lines.append(f"| {' | '.join(cells)} |")
+    ended = ["A frame without an estimate is a failure: no mean is finite then (-).", *content["notes"]]
+    return "\n".join([*lines, "", *(f"- {note}" for note in ended)]) + "\n"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
 def keep(out: Path, method: Method) -> None:
     """Write OUT/NAME/poses.csv and metrics.json, the latter last: with it the method is finished."""
     write_poses(out / method.name / "poses.csv", method.outcomes)
@@ -112,8 +138,9 @@ def kept(out: Path, method: Method) -> Method | None:
     """Return the method with the outcomes that an earlier call left; None where it had other inputs."""
     folder = out / method.name
     try:
-        if json.loads((folder / "metrics.json").read_text())["inputs"] != method.inputs:
-            return None
-        return replace(method, outcomes=read_poses(folder / "poses.csv"))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        outcomes = read_poses(folder / "poses.csv")
+        same = metrics["inputs"] == method.inputs and metrics["frames"] == len(outcomes)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # what can't be used is measured again
+    return replace(method, outcomes=outcomes) if same else None

@@ -151,6 +151,8 @@ def read_poses(path: Path) -> list[Outcome]:
     outcomes = []
     try:
         rows = csv.DictReader(io.StringIO(path.read_bytes().decode()), strict=True)
+        if tuple(rows.fieldnames or ()) != _COLUMNS:
+            raise ValueError(f"columns {rows.fieldnames}")
         for row in rows:
             pose = _pose_of([row[key] for key in _POSE_COLUMNS]) if row["x"] else None
             outcomes.append(

@@ -77,24 +77,17 @@ def _draw_cameras(
     inside = found & ((estimated >= shown[0]) & (estimated <= shown[1])).all(axis=1)
     for start, end in zip(true[found], estimated[found], strict=True):
         axes.plot(*zip(start, end, strict=True), color="0.35", linewidth=0.5, alpha=0.7, zorder=2)
-    axes.scatter(*true.T, s=7, c="black", linewidths=0, zorder=3, label=f"true ({len(true)})")
+    axes.scatter(*true.T, s=6, c="black", linewidths=0, zorder=3, label=f"true ({len(true)})")
     scale = max(_LEAST_SCALE_M, float(np.percentile(error[found], 90))) if found.any() else _LEAST_SCALE_M
     style: dict[str, Any] = {"cmap": "plasma", "vmin": 0.0, "vmax": scale, "zorder": 4}
     for label, chosen, marker, size in (
-        ("estimated, accepted", found & accepted, "o", 24),
-        ("estimated, rejected", found & ~accepted, "X", 34),
+        ("estimated, accepted", found & accepted, "o", 15),
+        ("estimated, rejected", found & ~accepted, "X", 22),
     ):
         if chosen.any():
-            drawn = axes.scatter(
-                *estimated[chosen].T,
-                c=error[chosen],
-                marker=marker,
-                s=size,
-                edgecolors="black",
-                linewidths=0.4,
-                label=f"{label} ({chosen.sum()})",
-                **style,
-            )
+            look: dict[str, Any] = {"marker": marker, "s": size, "edgecolors": "black", "linewidths": 0.35}
+            drawn = axes.scatter(*estimated[chosen].T, c=error[chosen], **style, **look)
+            axes.scatter([], [], c="white", label=f"{label} ({chosen.sum()})", **look)
     if found.any():
         figure.colorbar(drawn, ax=axes, label="position error [m]", extend="max", fraction=0.035, pad=0.02)
     if not found.all():

@@ -129,9 +129,11 @@ def draw_outputs(
     shape = result.prediction.depth.shape
     low, high = np.asarray(scene_low), np.asarray(scene_high)
     scene = np.clip((result.prediction.scene_coordinates - low) / (high - low), 0, 1)
+    # One cell that sees the sky, as it were, must not turn the others into one colour.
+    near, far = np.percentile(result.prediction.depth, [1, 99])
     pictures: list[tuple[str, Any, dict[str, Any]]] = [
         ("image", result.image_rgb, {}),
-        ("depth [m]", result.prediction.depth, {"cmap": "turbo"}),
+        ("depth [m]", result.prediction.depth, {"cmap": "turbo", "vmin": near, "vmax": far}),
         ("scene coordinates", scene, {}),
     ]
     if result.estimate is not None:
