@@ -89,9 +89,7 @@ def test_a_surface_counts_from_the_third_frame_on() -> None:
     depth_mm = np.full((CAMERA.height, CAMERA.width), 2000, dtype=np.uint16)
     for _ in range(FRAMES_SEEN - 1):
         volume.add(depth_mm, np.eye(4))
-    with pytest.raises(
-        FusionError, match=r"expected surfaces that at least 3 frames saw, got none \("
-    ):
+    with pytest.raises(FusionError, match=r"expected surfaces that at least 3 frames saw, got none \("):
         volume.mesh()
     volume.add(np.zeros_like(depth_mm), np.eye(4))  # a frame of nothing changes nothing
     volume.add(np.full_like(depth_mm, 4500), np.eye(4))  # nor does what is beyond the largest depth
@@ -163,9 +161,7 @@ def test_too_many_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_too_far_from_the_origin() -> None:
     volume = Volume(CAMERA, VOXEL, 4.0)
     depth_mm = np.full((CAMERA.height, CAMERA.width), 2000, dtype=np.uint16)
-    with pytest.raises(
-        FusionError, match="expected cameras within 10000 m of .*, got 4180000 m"
-    ):
+    with pytest.raises(FusionError, match="expected cameras within 10000 m of .*, got 4180000 m"):
         volume.add(depth_mm, transform(np.eye(3), [390000.0, 4180000.0, 20.0]))
 
 
