@@ -1,0 +1,290 @@
+"""One pass over a sample of a recording's frames, and what it measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from structpose_ros.camera import Camera
+from structpose_ros.geometry import invert, transform_points, unproject
+from structpose_ros.training.frames import (
+    Frame,
+    Recording,
+    RecordingError,
+    open_recording,
+    read_color,
+)
+from structpose_ros.training.importers.trajectory import Trajectory
+from structpose_ros.training.inspection.agreement import Agreement, Pair, compare
+from structpose_ros.training.inspection.registration import Registration, RegistrationEstimator
+from structpose_ros.training.inspection.repeats import Repeats, find_repeats
+from structpose_ros.training.inspection.views import Drive, Views, list_drives, measure_views
+from structpose_ros.training.inspection.visual_motion import Tracks, estimate_motion, find_tracks
+
+Array = npt.NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+SAMPLES = 200
+REGISTERED = 40  # of the samples, for the correlation of edges
+DEPTH_EDGES_M = np.concatenate([[0.0], np.geomspace(0.001, 65.535, 241)])
+LONGEST_STEP = 10  # frames between the two images of a pair
+PAIR_M, PAIR_DEG = 0.03, 1.5  # a pair's images are so far apart, in the median
+
+
+@dataclass(frozen=True)
+class FrameFigures:
+    """Figures of the sampled frames, each (N,).
+
+    index: place among all frames. valid_share: of pixels with depth. sharpness: variance of the Laplacian over the
+    recording's median. brightness: mean grey, 0-255. saturated: share of pixels at the upper end.
+    """
+
+    index: npt.NDArray[np.int64]
+    valid_share: Array
+    sharpness: Array
+    brightness: Array
+    saturated: Array
+
+
+@dataclass(frozen=True)
+class Reprojection:
+    """A pair of frames to look at: the second, and the first seen from it through its depth and both poses."""
+
+    first: Frame
+    second: Frame
+    first_seen_from_second: npt.NDArray[np.uint8]
+    seen: npt.NDArray[np.bool_]
+    depth_ratio: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that was measured; `findings` makes warnings of it.
+
+    counts: frames by split. bad: a line for each frame that can't be used. interval_s: between frames, None where
+    unknown. residual_px, image_motion_px: (P,) of the pairs, by how much poses and depth miss the images' motion,
+    and that motion. valid_map (H, W) share of samples with depth. depth_counts: pixels in bins of DEPTH_EDGES_M.
+    """
+
+    name: str
+    camera: Camera
+    counts: dict[str, int]
+    starts: Sequence[tuple[int, str]]
+    bad: Sequence[str]
+    interval_s: float | None
+    figures: FrameFigures
+    views: Views
+    valid_map: npt.NDArray[np.float32]
+    depth_counts: npt.NDArray[np.int64]
+    repeats: Repeats
+    agreement: Agreement
+    pair_step: int
+    residual_px: Array
+    image_motion_px: Array
+    registration: Registration | None
+    edge_frame: Frame | None
+    reprojection: Reprojection | None
+
+    @property
+    def depth_percentiles(self) -> tuple[float, float, float]:
+        """Depth (m) that 5, 50 and 95 % of the valid pixels lie below; NaN where there are none."""
+        total = np.cumsum(self.depth_counts)
+        if total[-1] == 0:
+            return math.nan, math.nan, math.nan
+        at = [int(np.searchsorted(total, share * total[-1])) for share in (0.05, 0.5, 0.95)]
+        return float(DEPTH_EDGES_M[at[0] + 1]), float(DEPTH_EDGES_M[at[1] + 1]), float(DEPTH_EDGES_M[at[2] + 1])
+
+
+@dataclass
+class _Gathered:
+    """What grows while frames are read: figures and pairs, one frame to look at, never the frames themselves."""
+
+    index: list[int] = field(default_factory=list)
+    rows: list[tuple[float, float, float, float]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    depth_counts: npt.NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(len(DEPTH_EDGES_M) - 1, dtype=np.int64)
+    )
+    valid_sum: npt.NDArray[np.float32] | None = None
+    pairs: list[Pair] = field(default_factory=list)
+    residual_px: list[float] = field(default_factory=list)
+    image_motion_px: list[float] = field(default_factory=list)
+    best_pair: tuple[float, Drive, int] | None = None
+    edge_frame: Frame | None = None
+
+
+def inspect(
+    root: Path, *, samples: int = SAMPLES, rate: float | None = None, progress: Progress | None = None
+) -> Inspection:
+    """Measure a recording from about `samples` of its frames, spread evenly; the same frames every time.
+
+    Args:
+        root: what `open_recording` opens.
+        samples: frames to read; each is compared with a later one.
+        rate: frames per second, where the recording has no stamps.
+        progress: called with the number of frames done and their total.
+
+    Raises:
+        RecordingError: it is no recording, or none of its frames can be read.
+    """
+    recording = open_recording(root)
+    drives, bad = list_drives(recording)
+    chosen = _sample(drives, samples)
+    step = _pair_step(drives)
+    trajectories = {drive.name: _trajectory(drive) for drive in drives}
+    registration = RegistrationEstimator(recording.camera.width, recording.camera.height)
+    gathered = _Gathered(bad=list(bad))
+    starts = np.concatenate([[0], np.cumsum([len(drive.files) for drive in drives])])
+    every = max(1, len(chosen) // REGISTERED)
+    for count, (which, index) in enumerate(chosen):
+        drive = drives[which]
+        try:
+            frame = recording.read(drive.files[index])
+            _add_frame(gathered, frame, int(starts[which]) + index)
+            if count % every == 0:
+                registration.add(frame)
+                if count >= len(chosen) // 2 and gathered.edge_frame is None:
+                    gathered.edge_frame = frame
+            _add_pair(gathered, frame, drive, index, step, trajectories[drive.name], recording.camera)
+        except RecordingError as error:
+            gathered.bad.append(str(error))
+        if progress:
+            progress(count + 1, len(chosen))
+    if not gathered.rows or gathered.valid_sum is None:
+        raise RecordingError(f"expected frames that can be read in {root}, got none: {gathered.bad[0]}")
+
+    rows = np.array(gathered.rows)
+    rows[:, 1] /= max(float(np.median(rows[:, 1])), 1e-12)
+    timed = all(drive.timed for drive in drives)
+    seconds = float(np.median([drive.interval for drive in drives])) if timed else None
+    usual_depth = _median_depth(gathered.depth_counts)
+    return Inspection(
+        name=recording.name,
+        camera=recording.camera,
+        counts={
+            split: sum(len(drive.files) for drive in drives if drive.split == split) for split in ("train", "test")
+        },
+        starts=[(int(start), drive.split) for start, drive in zip(starts, drives, strict=False)],
+        bad=gathered.bad,
+        interval_s=seconds if timed else (1 / rate if rate else None),
+        figures=FrameFigures(np.array(gathered.index), rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3]),
+        views=measure_views(drives, usual_depth),
+        valid_map=gathered.valid_sum / len(rows),
+        depth_counts=gathered.depth_counts,
+        repeats=find_repeats(drives),
+        agreement=compare(gathered.pairs),
+        pair_step=step,
+        residual_px=np.array(gathered.residual_px),
+        image_motion_px=np.array(gathered.image_motion_px),
+        registration=registration.result(),
+        edge_frame=gathered.edge_frame,
+        reprojection=_reproject(recording, gathered.best_pair, step),
+    )
+
+
+def _sample(drives: Sequence[Drive], samples: int) -> list[tuple[int, int]]:
+    """Return (drive, frame) of at most `samples` frames, evenly over all."""
+    every = [(which, index) for which, drive in enumerate(drives) for index in range(len(drive.files))]
+    chosen = np.unique(np.linspace(0, len(every) - 1, min(samples, len(every))).round().astype(int))
+    return [every[index] for index in chosen]
+
+
+def _pair_step(drives: Sequence[Drive]) -> int:
+    """Return how many frames apart two images should be: close enough to follow, far enough to measure."""
+    for step in range(1, LONGEST_STEP):
+        moved, turned = [], []
+        for drive in drives:
+            first, second = drive.poses[:-step], drive.poses[step:]
+            moved.append(np.linalg.norm(second[:, :3, 3] - first[:, :3, 3], axis=1))
+            cosine = (np.einsum("nij,nij->n", first[:, :3, :3], second[:, :3, :3]) - 1) / 2
+            turned.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        distances, angles = np.concatenate(moved), np.concatenate(turned)
+        if len(distances) and np.median(distances / PAIR_M + angles / PAIR_DEG) >= 2:
+            return step
+    return LONGEST_STEP
+
+
+def _trajectory(drive: Drive) -> Trajectory:
+    """Return the poses over time, in which an interval between frames takes a second."""
+    return Trajectory([round(time * 1e9) for time in drive.times / drive.interval], list(drive.poses))
+
+
+def _add_frame(gathered: _Gathered, frame: Frame, index: int) -> None:
+    gray = cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2GRAY)
+    height, width = gray.shape
+    small = cv2.resize(gray, (320, round(320 * height / width)), interpolation=cv2.INTER_AREA) if width > 320 else gray
+    valid = frame.depth_mm > 0
+    sharpness = float(cv2.Laplacian(small, cv2.CV_64F).var())
+    gathered.rows.append((float(valid.mean()), sharpness, float(gray.mean()), float((gray >= 250).mean())))
+    gathered.index.append(index)
+    gathered.depth_counts += np.histogram(frame.depth_mm[valid] * 1e-3, DEPTH_EDGES_M)[0]
+    if gathered.valid_sum is None:
+        gathered.valid_sum = np.zeros(valid.shape, dtype=np.float32)
+    gathered.valid_sum += valid
+
+
+def _add_pair(
+    gathered: _Gathered,
+    frame: Frame,
+    drive: Drive,
+    index: int,
+    step: int,
+    trajectory: Trajectory,
+    camera: Camera,
+) -> None:
+    """Measure the motion to the frame `step` frames on."""
+    if index + step >= len(drive.files):
+        return
+    second_rgb = read_color(drive.files[index + step].color)
+    tracks = find_tracks(frame, second_rgb)
+    seen = estimate_motion(tracks, camera) if tracks else None
+    if tracks is None or seen is None:
+        return
+    second_from_first = invert(drive.poses[index + step]) @ drive.poses[index]
+    first, second = drive.times[[index, index + step]] / drive.interval
+    gathered.pairs.append(Pair(trajectory, first, second, seen))
+    gathered.residual_px.append(tracks.residual_px(camera, second_from_first))
+    gathered.image_motion_px.append(tracks.length_px)
+    merit = _merit(tracks, frame)
+    if gathered.best_pair is None or merit > gathered.best_pair[0]:
+        gathered.best_pair = (merit, drive, index)
+
+
+def _merit(tracks: Tracks, frame: Frame) -> float:
+    """Return how well a pair shows what is wrong: much motion, many tracks, much depth."""
+    return min(tracks.length_px, 0.1 * frame.image_rgb.shape[1]) * math.sqrt(len(tracks.depth)) * float(
+        (frame.depth_mm > 0).mean()
+    )
+
+
+def _median_depth(counts: npt.NDArray[np.int64]) -> float:
+    total = np.cumsum(counts)
+    return float(DEPTH_EDGES_M[int(np.searchsorted(total, total[-1] / 2)) + 1]) if total[-1] else 2.0
+
+
+def _reproject(recording: Recording, pair: tuple[float, Drive, int] | None, step: int) -> Reprojection | None:
+    """Colour the second frame's points with the first image: a picture that shows at once whether all fits."""
+    if pair is None:
+        return None
+    _, drive, index = pair
+    first, second = (recording.read(drive.files[at]) for at in (index, index + step))
+    camera = recording.camera
+    first_from_second = invert(first.map_from_camera) @ second.map_from_camera
+    points = transform_points(first_from_second, unproject(second.depth_mm * 1e-3, camera.ray_grid()))
+    pixels = camera.project(points)
+    inside = (second.depth_mm > 0) & np.isfinite(pixels).all(axis=2)
+    pixels = np.where(inside[..., None], pixels, -1e3).astype(np.float32)
+    seen = cv2.remap(first.image_rgb, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR, borderValue=(0, 0, 0))
+    with np.errstate(invalid="ignore"):
+        inside &= (np.abs(pixels - [camera.width / 2, camera.height / 2]) < [camera.width / 2, camera.height / 2]).all(axis=2)
+    columns, rows = np.rint(pixels[inside]).astype(int).T
+    columns, rows = np.clip(columns, 0, camera.width - 1), np.clip(rows, 0, camera.height - 1)
+    there = first.depth_mm[rows, columns] * 1e-3
+    ratio = points[inside][:, 2][there > 0] / there[there > 0]
+    return Reprojection(first, second, np.asarray(seen, dtype=np.uint8), inside, float(np.median(ratio)) if len(ratio) else math.nan)
