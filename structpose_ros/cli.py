@@ -17,12 +17,14 @@ from structpose_ros.model_card import ModelCard
 from structpose_ros.model_page import page
 from structpose_ros.network import PROVIDERS, OnnxNetwork, ProviderError
 
+WARNED = 3  # status of `inspect --strict`
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors that a user can mend take one line."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
     except (CameraError, ModelFileError, ProviderError) as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         if type(error).__module__.startswith("structpose_ros") or isinstance(error, OSError):
             return _fail(error)
         raise
-    return 0
+    return status or 0
 
 
 def _fail(error: object) -> int:
@@ -52,6 +54,20 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import", help="turn a recording into posed frames on disk")
     _add_import_formats(command)
     _add_mesh_commands(commands)
+
+    command = commands.add_parser(
+        "inspect", help="check a recording before training: one page of pictures, numbers and warnings"
+    )
+    command.add_argument("data", type=Path)
+    command.add_argument("--out", type=Path, default=Path("inspect"), help="folder (default ./inspect)")
+    command.add_argument(
+        "--rate", type=float, metavar="HZ", help="frames per second, where there are no stamps"
+    )
+    command.add_argument(
+        "--samples", type=int, metavar="N", help="frames to read, spread evenly (default 200)"
+    )
+    command.add_argument("--strict", action="store_true", help="exit with status 3 where there are warnings")
+    command.set_defaults(run=_inspect)
 
     command = commands.add_parser(
         "render-demo", help="render the demo room: a mapping and a localisation tour"
@@ -180,6 +196,13 @@ def _add_skip_bad(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
     )
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from structpose_ros.training.inspection.command import inspect_into
+
+    findings = inspect_into(arguments.data, arguments.out, samples=arguments.samples, rate=arguments.rate)
+    return WARNED if findings and arguments.strict else 0
 
 
 def _render_demo(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Recorded poses against what the images say: by how much stamps are shifted, and which unit the depth has.
 
-The rotation between two images hardly depends on the depth, so it tells about the poses alone: their time, their
-direction, their axes. With these settled, the translation tells about the depth's unit.
+The rotation between two images hardly depends on the depth, so it tells about the poses alone: their time,
+their direction, their axes. With these settled, the translation tells about the depth's unit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESAMPLES = 100
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of one sequence: `trajectory` (one interval between frames is 1 s), times of both, the motion seen."""
+    """Two images of a sequence: its poses over time (a frame takes 1 s), the images' times, their motion."""
 
     trajectory: Trajectory
     first: float
@@ -43,11 +43,12 @@ class Agreement:
     """What the pairs say of poses and depth.
 
     reading: how the poses must be read to agree with the images: `as_given`, `inverted` (camera_from_map),
-    `turned` (by `turned_deg`: other axes than the optical frame's) or `none`. explained: share of the turning
-    between images that the poses then explain. shift: how late the poses are, in intervals between frames, and its
-    standard deviation; None where too little turns. at_limit: the shift may be larger. shifts, disagreement_deg: the
-    curve it is the minimum of. depth_scale: recorded depth over the depth that fits the poses, and the standard
-    deviation of its logarithm. seen_moves, recorded_moves: (N, 3) translations of the pairs, m.
+    `turned` (by `turned_deg`: other axes than the optical frame's) or `none`. explained: share of the
+    turning between images that the poses then explain. shift: how late the poses are, in intervals between
+    frames, and its standard deviation; None where too little turns. at_limit: the shift may be larger.
+    shifts, disagreement_deg: the curve it is the minimum of. depth_scale: recorded depth over the depth
+    that fits the poses, and the standard deviation of its logarithm. seen_moves, recorded_moves: (N, 3)
+    translations of the pairs, m.
     """
 
     pairs: int
@@ -74,7 +75,7 @@ class _Recorded:
 
 
 def compare(pairs: Sequence[Pair]) -> Agreement:
-    """Find the reading and the time shift under which the poses agree best with the images, then the depth's scale."""
+    """Find how poses must be read and shifted to agree best with the images, then the depth's scale."""
     shifts, given, inverted = _claims(pairs)
     seen_turns = np.array([pair.seen.turn for pair in pairs]).reshape(-1, 3)
     turning = np.linalg.norm(seen_turns, axis=1) > SMALLEST_TURN
@@ -84,7 +85,8 @@ def compare(pairs: Sequence[Pair]) -> Agreement:
     turned_turns, rotations = _turned(given.turns, seen_turns, whole)
     readings = {"as_given": given.turns, "inverted": inverted.turns, "turned": turned_turns}
     losses = {
-        name: np.degrees(np.linalg.norm(turns - seen_turns[:, None], axis=2))[whole] for name, turns in readings.items()
+        name: np.degrees(np.linalg.norm(turns - seen_turns[:, None], axis=2))[whole]
+        for name, turns in readings.items()
     }
     amount = np.degrees(np.median(np.linalg.norm(seen_turns[whole], axis=1)))
     shares = {name: float(1 - np.median(loss, axis=0).min() / amount) for name, loss in losses.items()}
@@ -121,7 +123,8 @@ def compare(pairs: Sequence[Pair]) -> Agreement:
 def _claims(pairs: Sequence[Pair]) -> tuple[Array, _Recorded, _Recorded]:
     """Return the shifts tried and what the poses claim at each: read as given, and as their inverses.
 
-    Only pairs that lie deep enough within their sequence can be shifted: the range is the widest that most can.
+    Only pairs that lie deep enough within their sequence can be shifted: the range is the widest that most
+    can.
     """
     if len(pairs) < ENOUGH:
         nothing = _Recorded(np.empty((0, 0, 3)), np.empty((0, 0, 3)))
@@ -133,7 +136,8 @@ def _claims(pairs: Sequence[Pair]) -> tuple[Array, _Recorded, _Recorded]:
         for column, shift in enumerate(widest):
             try:
                 first, second = (
-                    pair.trajectory.at(round((time + shift) * 1e9), max_gap=3.0) for time in (pair.first, pair.second)
+                    pair.trajectory.at(round((time + shift) * 1e9), max_gap=3.0)
+                    for time in (pair.first, pair.second)
                 )
             except RecordingError:
                 continue  # beyond the sequence's ends
@@ -194,9 +198,9 @@ def _spread_of_minimum(shifts: Array, losses: Array) -> float:
 
 
 def _ratio(seen: Array, recorded: Array) -> tuple[float | None, float | None]:
-    """Return s with seen = s * recorded, robustly, and the standard deviation of its logarithm; None if nothing moves.
+    """Return s with seen = s * recorded, robustly, and the standard deviation of log s.
 
-    The recorded moves count as exact: they are the smoother ones.
+    The recorded moves count as exact: they are the smoother ones. Both are None where nothing moves.
     """
     lengths = np.linalg.norm(recorded, axis=1)
     if len(seen) < ENOUGH or np.median(lengths) <= 0:

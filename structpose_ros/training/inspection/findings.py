@@ -23,7 +23,14 @@ REPEATS = 0.03
 SPOILT = 0.1  # share of frames
 BLURRED, DARK, SATURATED = 0.2, 40.0, 0.3
 FAR_VIEWS = 0.25
-KNOWN_UNITS = {10.0: "tenths of a millimetre", 5.0: "1/5000 m as in TUM RGB-D", 1000.0: "micrometres", 0.001: "metres"}
+KNOWN_UNITS = {
+    10.0: "tenths of a millimetre",
+    5.0: "1/5000 m, as TUM RGB-D has it",
+    1000.0: "micrometres",
+    0.2: "taken for 1/5000 m, as TUM RGB-D has it",
+    0.1: "centimetres",
+    0.001: "metres",
+}
 
 
 @dataclass(frozen=True)
@@ -89,18 +96,19 @@ def _of_stamps(inspection: Inspection) -> Iterator[Finding]:
     better = agreement.disagreement_deg.min() < 0.85 * agreement.disagreement_deg[still]
     if not (far and better and abs(shift) >= SURE * agreement.shift_std):
         return
-    side, fix = ("late", "subtract it from") if shift > 0 else ("early", "add it to")
+    side, verb, preposition = ("late", "subtract", "from") if shift > 0 else ("early", "add", "to")
     least = "at least" if agreement.at_limit else "about"
     if milliseconds is None:
-        amount = f"{abs(shift):.1f} frames (--rate HZ gives it in ms)"
+        amount, also = f"{abs(shift):.1f} frames", " (--rate HZ gives it in ms)"
     else:
-        amount = f"{abs(milliseconds):.0f} ms ({abs(shift):.1f} frames)"
+        amount, also = f"{abs(milliseconds):.0f} ms", f" ({abs(shift):.1f} frames)"
     yield Finding(
         "stamp_shift",
         shift if milliseconds is None else milliseconds,
         "frames" if milliseconds is None else "ms",
-        f"poses are {least} {amount} {side}: the pose that belongs to an image is stored {amount.split(' (')[0]} "
-        f"{'after' if shift > 0 else 'before'} it; {fix} the poses' stamps and import again",
+        f"poses are {least} {amount}{also} {side}: an image is stored with the pose that the camera had "
+        f"that long {'before' if shift > 0 else 'after'} it; {verb} {amount} {preposition} the poses' "
+        "stamps and import again",
     )
 
 
@@ -117,9 +125,10 @@ def _of_depth(inspection: Inspection) -> Iterator[Finding]:
             "depth_not_registered",
             fit.displacement_px,
             "px",
-            f"depth edges lie {fit.displacement_px:.0f} px beside those of the image (they fit magnified by "
-            f"{fit.magnification:.2f} and moved by {fit.shift_px[0]:+.0f}, {fit.shift_px[1]:+.0f} px): register "
-            "depth into the colour camera with both cameras' calibration, and give that camera's poses",
+            f"depth edges lie {fit.displacement_px:.0f} px beside those of the image (they fit magnified "
+            f"by {fit.magnification:.2f} and moved by {fit.shift_px[0]:+.0f}, {fit.shift_px[1]:+.0f} px): "
+            "register depth into the colour camera with both cameras' calibration, and give that "
+            "camera's poses",
         )
     share = float(np.median(inspection.figures.valid_share))
     if share < LOW_VALID_SHARE:
@@ -127,8 +136,8 @@ def _of_depth(inspection: Inspection) -> Iterator[Finding]:
             "low_valid_depth",
             share,
             "share of pixels",
-            f"only {share:.0%} of the pixels have depth (median frame): check range, exposure and encoding of the "
-            "depth camera",
+            f"only {share:.0%} of the pixels have depth (median frame): check range, exposure and "
+            "encoding of the depth camera",
         )
 
 
@@ -142,24 +151,30 @@ def _of_unit(inspection: Inspection) -> Iterator[Finding]:
                 "depth_unit",
                 median,
                 "m",
-                f"the median depth is {median:.3g} m: expected uint16 millimetres along z; check the depth's unit",
+                f"the median depth is {_number(median)} m: expected uint16 millimetres along z; check the "
+                "depth's unit",
             )
         return
     if abs(math.log(scale)) < max(math.log(SCALE), SURE * std):
         return
-    unit = next((f" ({name}?)" for known, name in KNOWN_UNITS.items() if abs(math.log(scale / known)) < 0.15), "")
+    known = next((value for value in KNOWN_UNITS if abs(math.log(scale / value)) < 0.15), None)
     if low < median < high and not low < median / scale < high:
-        amount = f"{1 / scale:.3g}"
         sentence = (
-            f"positions are {amount} times what depth and images call for, while the depth is plausible (median "
-            f"{median:.1f} m): divide the poses' translations by {amount}; metres are expected"
+            f"positions are {_number(1 / scale)} times what depth and images call for, while the depth is "
+            f"plausible (median {median:.1f} m): divide the poses' translations by "
+            f"{_number(1 / (known or scale))}; metres are expected"
         )
     else:
         sentence = (
-            f"depth is {scale:.3g} times what poses and images call for{unit}, median {median:.3g} m: divide it by "
-            f"{scale:.3g}; millimetres are expected (or the poses are not in metres)"
+            f"depth is {_number(scale)} times what poses and images call for, its median "
+            f"{_number(median)} m{f' ({KNOWN_UNITS[known]}?)' if known else ''}: divide it by "
+            f"{_number(known or scale)}; millimetres are expected (or else positions are not in metres)"
         )
     yield Finding("depth_unit", scale, "recorded / true", sentence)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _of_frames(inspection: Inspection) -> Iterator[Finding]:
@@ -168,7 +183,8 @@ def _of_frames(inspection: Inspection) -> Iterator[Finding]:
             "bad_frames",
             len(inspection.bad),
             "frames",
-            f"{len(inspection.bad)} frames can't be used, such as {inspection.bad[0]}; --skip-bad leaves them out",
+            f"{len(inspection.bad)} frames can't be used, such as {inspection.bad[0]}; --skip-bad leaves "
+            "them out",
         )
     repeats, figures = inspection.repeats, inspection.figures
     same_image = len(repeats.same_image)
@@ -177,16 +193,17 @@ def _of_frames(inspection: Inspection) -> Iterator[Finding]:
             "duplicate_frames",
             same_image,
             "frames",
-            f"{same_image} of {repeats.neighbours} frames repeat the image before at another pose, so that pose is wrong "
-            "for it: leave them out (the camera's driver dropped frames)",
+            f"{same_image} of {repeats.neighbours} frames repeat the image before at another pose, so "
+            "that pose is wrong for it: leave them out (the camera's driver dropped frames)",
         )
     if repeats.same_pose > REPEATS * max(repeats.neighbours, 1):
         yield Finding(
             "frozen_poses",
             repeats.same_pose,
             "frames",
-            f"{repeats.same_pose} of {repeats.neighbours} frames repeat the pose before while the image changes: the "
-            "pose source is slower than the camera or lost track; interpolate poses or leave these frames out",
+            f"{repeats.same_pose} of {repeats.neighbours} frames repeat the pose before while the image "
+            "changes: the pose source is slower than the camera or lost track; interpolate poses or "
+            "leave these frames out",
         )
     jumps = inspection.views.jumps
     if jumps:
@@ -194,11 +211,15 @@ def _of_frames(inspection: Inspection) -> Iterator[Finding]:
             "pose_jump",
             len(jumps),
             "jumps",
-            f"the camera leaps {len(jumps)} times, first at {jumps[0]}: tracking was lost or the map corrected; cut the "
-            "recording there or use optimised poses",
+            f"the camera leaps {len(jumps)} times, first at {jumps[0]}: tracking was lost or the map "
+            "corrected; cut the recording there or use optimised poses",
         )
     for name, mask, what in (
-        ("blurred_frames", figures.sharpness < BLURRED, "far less sharp than the median frame: move slower or expose shorter"),
+        (
+            "blurred_frames",
+            figures.sharpness < BLURRED,
+            "far less sharp than the median frame: move slower or expose shorter",
+        ),
         ("dark_frames", figures.brightness < DARK, "nearly black: add light or expose longer"),
         ("overexposed_frames", figures.saturated > SATURATED, "overexposed over a third: expose shorter"),
     ):
@@ -214,7 +235,8 @@ def _of_views(inspection: Inspection) -> Iterator[Finding]:
             "few_frames",
             counts["train"],
             "frames",
-            f"{counts['train']} training frames are few: record some hundreds, from all places and in all directions",
+            f"{counts['train']} training frames are few: record some hundreds, from all places and in all "
+            "directions",
         )
     if counts["test"] == 0:
         yield Finding(
@@ -223,25 +245,24 @@ def _of_views(inspection: Inspection) -> Iterator[Finding]:
             "frames",
             "no frames are held back for testing: import with --test-fraction, or record a second drive",
         )
-    if views.spread_deg < 10 and max(views.extent_m) < 0.5:
+    if views.spread_deg < 10 and max(views.extent_m) < 0.25 * views.seen_depth:
         yield Finding(
             "narrow_views",
             views.spread_deg,
             "deg",
-            f"half of the training views look within {views.spread_deg:.0f} deg of one direction, from a space of "
-            f"{max(views.extent_m):.1f} m: a model will only know these views; record more",
+            f"half of the training views look within {views.spread_deg:.0f} deg of one direction, from a "
+            f"space of {max(views.extent_m):.1f} m: a model will only know these views; record more",
         )
     if counts["test"]:
         reach = 0.5 * math.degrees(2 * math.atan(inspection.camera.width / 2 / inspection.camera.fx))
-        depth = inspection.depth_percentiles[1]
-        far = float(((views.nearest_deg > reach) | (views.nearest_m > 0.75 * depth)).mean())
+        far = float(((views.nearest_deg > reach) | (views.nearest_m > 0.75 * views.seen_depth)).mean())
         if far > FAR_VIEWS:
             yield Finding(
                 "small_overlap",
                 far,
                 "share of test views",
-                f"{far:.0%} of the test views share less than half of what they see with any training view: record "
-                "training views there, or expect large errors",
+                f"{far:.0%} of the test views share less than half of what they see with any training "
+                "view: record training views there, or expect large errors",
             )
         if views.roll_deg["test"] > views.roll_deg["train"] + 15:
             yield Finding(

@@ -1,4 +1,4 @@
-"""What was recorded twice: an image that came again with another pose, a pose that stood while the image changed."""
+"""What was recorded twice: an image with another pose, a pose with another image."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ THUMBNAIL = (40, 30)
 
 @dataclass(frozen=True)
 class Repeats:
-    """neighbours: how many were looked at. same_image: names of frames with the image of the one before, byte for byte,
-    though the pose moved. same_pose: number (estimated) of frames with the pose of the one before, though the image
+    """Frames that repeat part of the one before.
+
+    neighbours: how many were looked at. same_image: names of frames with the same image, byte for byte,
+    though the pose moved. same_pose: number (estimated) of those with the same pose, though the image
     changed.
-    """  # noqa: D205
+    """
 
     neighbours: int
     same_image: Sequence[str]

@@ -1,4 +1,4 @@
-"""What poses alone tell: where the camera was, where it looked, how it moved, how far test views are from training."""
+"""What poses alone tell: where the camera was and looked, how it moved, how far test is from training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOCK = 256  # test poses compared with all training poses at once
 
 @dataclass(frozen=True)
 class Drive:
-    """One sequence: its frames, map_from_camera (N, 4, 4), and times (N,) in s if `timed`, else frame numbers."""
+    """One sequence: its frames, map_from_camera (N, 4, 4), times (N,) in s if `timed`, else frame numbers."""
 
     name: str
     split: str
@@ -47,14 +47,17 @@ class Drive:
 class Views:
     """Figures of the poses.
 
-    axes: the two map axes (0 x, 1 y, 2 z) along which the positions spread most. positions (N, 2) m along them and
-    headings (N, 2), unit view directions projected onto them, by split. extent_m: sides of the positions' box.
-    spread_deg: half of the training views look within that angle of their mean direction. heading_share: share of
-    24 headings of 15 deg that training views cover. roll_deg: by split, largest roll (95 %) against the mean upright
-    training view. nearest_m, nearest_deg: (M,) each test view's nearest training view. step_m, step_deg: (K,)
-    between neighbours. jumps: frames that a jump leads to. standing: share of neighbours with the very same pose.
+    seen_depth: usual distance of what is seen, in the positions' unit: metres, where all is well. axes: the
+    two map axes (0 x, 1 y, 2 z) along which the positions spread most. positions (N, 2) m along them and
+    headings (N, 2), unit view directions projected onto them, by split. extent_m: sides of the positions'
+    box. spread_deg: half of the training views look within that angle of their mean direction.
+    heading_share: share of 24 headings of 15 deg that training views cover. roll_deg: by split, largest
+    roll (95 %) against the mean upright training view. nearest_m, nearest_deg: (M,) each test view's
+    nearest training view. step_m, step_deg: (K,) between neighbours. jumps: frames that a jump leads to.
+    standing: share of neighbours with the very same pose.
     """
 
+    seen_depth: float
     axes: tuple[int, int]
     positions: dict[str, Array]
     headings: dict[str, Array]
@@ -111,7 +114,7 @@ def _times(folder: Path, files: Sequence[FrameFiles]) -> tuple[Array, bool]:
 
 
 def measure_views(drives: Sequence[Drive], seen_depth: float) -> Views:
-    """Measure the poses; `seen_depth`: usual distance (m) of what is seen, which weighs angles against metres."""
+    """Measure the poses; `seen_depth`, the distance (m) of what is seen, weighs angles against metres."""
     by_split = {
         split: np.concatenate([drive.poses for drive in drives if drive.split == split])
         for split in SPLIT_FILES
@@ -127,7 +130,9 @@ def measure_views(drives: Sequence[Drive], seen_depth: float) -> Views:
     angles = np.degrees(np.arccos(np.clip(train_directions @ mean_direction, -1, 1)))
     bins = np.unique(np.floor(np.degrees(np.arctan2(*headings["train"].T[::-1])) / 15))
     nearest_m, nearest_deg = (
-        _nearest(by_split["test"], by_split["train"], seen_depth) if "test" in by_split else (np.empty(0),) * 2
+        _nearest(by_split["test"], by_split["train"], seen_depth)
+        if "test" in by_split
+        else (np.empty(0),) * 2
     )
     steps = [_steps(drive) for drive in drives]
     step_m, step_deg = (np.concatenate([step[index] for step in steps]) for index in range(2))
@@ -135,6 +140,7 @@ def measure_views(drives: Sequence[Drive], seen_depth: float) -> Views:
     jumped = (step_m > JUMP * _usual(step_m) + JUMP_M) | (step_deg > JUMP * _usual(step_deg) + JUMP_DEG)
     standing = (step_m < SAME_POSITION) & (step_deg < np.degrees(SAME_ANGLE))
     return Views(
+        seen_depth=seen_depth,
         axes=(axes[0], axes[1]),
         positions={split: poses[:, :3, 3][:, axes] for split, poses in by_split.items()},
         headings=headings,
@@ -156,7 +162,7 @@ def _usual(steps: Array) -> float:
 
 
 def _steps(drive: Drive) -> tuple[Array, Array]:
-    """Return how far neighbours are apart, m and deg, per usual interval: a gap in time excuses a longer step."""
+    """Return how far neighbours are apart, m and deg, per usual interval: a gap excuses a longer step."""
     first, second = drive.poses[:-1], drive.poses[1:]
     gaps = np.maximum(np.diff(drive.times) / drive.interval, 1.0)
     turns = np.array([rotation_angle(a[:3, :3].T @ b[:3, :3]) for a, b in zip(first, second, strict=True)])
@@ -180,13 +186,15 @@ def _nearest(test: Array, train: Array, seen_depth: float) -> tuple[Array, Array
 
 
 def _rolls(by_split: dict[str, Array]) -> dict[str, float]:
-    """Return how far (95 %) views of each split are rolled about their axis, against the mean upright of training."""
+    """Return by split how far (95 %) views are rolled about their axis, against training's mean upright."""
     up = -by_split["train"][:, :3, 1].mean(axis=0)
     up /= max(float(np.linalg.norm(up)), 1e-12)
     rolls = {}
     for split, poses in by_split.items():
         in_camera = poses[:, :3, :3].transpose(0, 2, 1) @ up
-        seen = np.hypot(in_camera[:, 0], in_camera[:, 1]) > 0.3  # looking straight up or down there is no roll
+        seen = (
+            np.hypot(in_camera[:, 0], in_camera[:, 1]) > 0.3
+        )  # looking straight up or down there is no roll
         roll = np.degrees(np.arctan2(in_camera[:, 0], -in_camera[:, 1]))[seen]
         rolls[split] = float(np.percentile(np.abs(roll), 95)) if len(roll) else 0.0
     return rolls

@@ -1,4 +1,4 @@
-"""How the camera moved between two images, from the images and the first one's depth: no recorded pose is used."""
+"""How the camera moved between two images, from these and the first one's depth: no recorded pose is used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEATURES = 1500
 
 @dataclass(frozen=True)
 class Tracks:
-    """The same places in two images: pixels (N, 2) each, and the first image's depth (N,) at them in metres."""
+    """The same places in two images: pixels (N, 2) in each, and their depth (N,) m in the first."""
 
     first: Array
     second: Array
@@ -38,6 +38,23 @@ class Tracks:
         error = np.linalg.norm(camera.project(points) - self.second, axis=1)
         return float(np.median(np.where(np.isnan(error), np.inf, error)))
 
+    def depth_deviation(
+        self, camera: Camera, second_from_first: Array, second_depth_mm: npt.NDArray[np.uint16]
+    ) -> float:
+        """Return by which share (median) the second depth differs from what a pose makes of the first.
+
+        NaN where the second has none at the tracks.
+        """
+        points = transform_points(second_from_first, camera.rays(self.first) * self.depth[:, None])
+        height, width = second_depth_mm.shape
+        columns, rows = np.rint(self.second).astype(int).T
+        columns, rows = np.clip(columns, 0, width - 1), np.clip(rows, 0, height - 1)
+        depth = second_depth_mm[rows, columns] * 1e-3
+        known = (depth > 0) & np.isfinite(points[:, 2])
+        if not known.any():
+            return float("nan")
+        return float(np.median(np.abs(points[known, 2] / depth[known] - 1)))
+
     @property
     def length_px(self) -> float:
         """How far the image moved, median."""
@@ -46,7 +63,7 @@ class Tracks:
 
 @dataclass(frozen=True)
 class VisualMotion:
-    """second_from_first as the images have it: rotation vector (3,) rad, translation (3,) in units of the depth."""
+    """second_from_first by the images: rotation vector (3,) rad, translation (3,) in the depth's unit."""
 
     turn: Array
     move: Array
@@ -106,8 +123,12 @@ def _follow_corners(first_gray: Image, second_gray: Image) -> tuple[Array, Array
     corners = cv2.goodFeaturesToTrack(first_gray, CORNERS, 0.01, 8)
     if corners is None:
         return np.empty((0, 2)), np.empty((0, 2))
-    there, found, _ = cv2.calcOpticalFlowPyrLK(first_gray, second_gray, corners, None, winSize=(15, 15), maxLevel=4)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(second_gray, first_gray, there, None, winSize=(15, 15), maxLevel=4)
+    there, found, _ = cv2.calcOpticalFlowPyrLK(
+        first_gray, second_gray, corners, None, winSize=(15, 15), maxLevel=4
+    )
+    back, returned, _ = cv2.calcOpticalFlowPyrLK(
+        second_gray, first_gray, there, None, winSize=(15, 15), maxLevel=4
+    )
     missed = np.linalg.norm((back - corners).reshape(-1, 2), axis=1)
     good = (found.reshape(-1) > 0) & (returned.reshape(-1) > 0) & (missed < ROUND_TRIP_PX)
     return _pixels(corners)[good], _pixels(there)[good]
@@ -115,7 +136,7 @@ def _follow_corners(first_gray: Image, second_gray: Image) -> tuple[Array, Array
 
 def _match_features(first_gray: Image, second_gray: Image) -> tuple[Array, Array]:
     """Match features that choose each other."""
-    detector = cv2.ORB_create(FEATURES)
+    detector = cv2.ORB.create(FEATURES)
     first, first_words = detector.detectAndCompute(first_gray, None)
     second, second_words = detector.detectAndCompute(second_gray, None)
     if first_words is None or second_words is None:
