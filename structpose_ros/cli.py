@@ -181,6 +181,11 @@ def _add_comparison(command: argparse.ArgumentParser) -> None:
         help="reprojection error of an inlier of PnP with RANSAC, at an image width of 640 px (default: 10)",
     )
     command.add_argument(
+        "--posenet",
+        action="store_true",
+        help="train PoseNet (learned weights) as RUN was, in OUT/posenet-run, and measure it too",
+    )
+    command.add_argument(
         "--published",
         action="append",
         default=[],
@@ -250,9 +255,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from structpose_ros.training.comparison import compare
+    from structpose_ros.training.comparison import POSENET_RUN, compare, posenet_beside
     from structpose_ros.training.methods import published_files, table
 
+    regressors = {}
+    if arguments.posenet and arguments.model and arguments.data:
+        run, beside = arguments.model, arguments.out / POSENET_RUN
+        regressors["PoseNet"] = posenet_beside(run, arguments.data, beside, skip_bad=arguments.skip_bad)
     content = compare(
         arguments.out,
         model=_model_file(arguments.model) if arguments.model else None,
@@ -261,6 +270,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         provider=arguments.provider,
         skip_bad=arguments.skip_bad,
         pnp_threshold_px=arguments.pnp_threshold,
+        regressors=regressors,
         published=published_files(arguments.published),
         truth=arguments.truth,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from recordings import write_recording
 from test_train import CONFIG
 
+from structpose_ros.cli import main
 from structpose_ros.geometry import pose_error, quaternion_from_rotation, rotation_from_vector
-from structpose_ros.training.config import AugmentationConfig, ConfigError
+from structpose_ros.training.config import AugmentationConfig, ConfigError, PoseStage, load_config
 from structpose_ros.training.frames import open_recording
-from structpose_ros.training.posenet import PoseNet, PoseRegressor, quaternions_from_rotations
+from structpose_ros.training.posenet import PoseNet, TrainedPoseNet, quaternions_from_rotations
 from structpose_ros.training.runs import export_run
 from structpose_ros.training.train import train
 
@@ -59,11 +61,11 @@ def test_it_learns_poses_by_heart(tmp_path: Path) -> None:
         validation_fraction=0.0,
     )
     assert train(config, room, run) == run
-    regressor, recording = PoseRegressor(run), open_recording(room)
+    regressor, recording = TrainedPoseNet(run), open_recording(room)
     errors = []
     for item in recording.files("train")[0]:
         frame = recording.read(item)
-        found = regressor(frame.image_rgb, recording.camera)
+        found = regressor.localize(frame.image_rgb, recording.camera)
         assert np.linalg.det(found[:3, :3]) == pytest.approx(1.0)
         errors.append(pose_error(found, frame.map_from_camera))
     position, rotation = np.max(errors, axis=0)
@@ -82,4 +84,26 @@ def test_what_is_no_posenet(tmp_path: Path) -> None:
         export_run(tmp_path / "posenet", tmp_path / "model.onnx")
     (tmp_path / "posenet" / "config.yaml").write_text("method: structpose\n")
     with pytest.raises(ConfigError, match="expected a run with method: posenet in .*, got structpose"):
-        PoseRegressor(tmp_path / "posenet")
+        TrainedPoseNet(tmp_path / "posenet")
+
+
+def test_it_is_trained_beside_a_run_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(1)
+    room = write_recording(tmp_path / "room", train=4, test=2)
+    config = dataclasses.replace(
+        CONFIG, geometry=dataclasses.replace(CONFIG.geometry, epochs=2), pose=PoseStage(epochs=1)
+    )
+    train(config, room, tmp_path / "run")
+    arguments = ["compare", str(tmp_path / "run"), "--data", str(room), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--posenet"]) == 0
+    beside = tmp_path / "out" / "posenet-run"
+    assert load_config(beside / "config.yaml") == dataclasses.replace(config, method="posenet")
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [item["name"] for item in content["methods"]][-1] == "PoseNet"
+    assert content["methods"][-1]["frames"] == 2
+    assert "| PoseNet | direct | 2 |" in capsys.readouterr().out
+
+    model = tmp_path / "run" / "model.onnx"
+    arguments[1] = str(model)
+    assert main([*arguments, "--posenet"]) == 1
+    assert f"expected a training run to train PoseNet beside, got {model}" in capsys.readouterr().err

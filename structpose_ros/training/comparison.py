@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from structpose_ros.training.metrics import write_metrics
 from structpose_ros.training.outcomes import Outcome, outcome_of_pose
 
 DIRECT, EPNP, RANSAC, ORACLE = "direct", "epnp", "pnp_ransac", "retrieval_oracle"
+POSENET_RUN = "posenet-run"  # folder of its training
 METHODS = (DIRECT, EPNP, RANSAC, ORACLE)
 
 
@@ -102,6 +104,26 @@ def compare(
             f"Published ({names}): measured over the {len(others[0].outcomes)} frames of {truth.name}.",
         ]
     return write_comparison(out, [*methods, *others], notes)
+
+
+def posenet_beside(run: Path, data_root: Path, out: Path, *, skip_bad: bool = False) -> PoseRegressor:
+    """Return PoseNet with learned weights, trained in `out` as a run was: same backbone, input and epochs.
+
+    Training is taken up where it was stopped.
+
+    Raises:
+        ComparisonError: `run` is no run; a model file, for instance, does not say how it was trained.
+    """
+    from structpose_ros.training.config import load_config
+    from structpose_ros.training.posenet import TrainedPoseNet
+    from structpose_ros.training.runs import CONFIG
+    from structpose_ros.training.train import train
+
+    if not (run / CONFIG).is_file():
+        raise ComparisonError(f"expected a training run to train PoseNet beside, got {run}")
+    train(replace(load_config(run / CONFIG), method="posenet"), data_root, out, skip_bad=skip_bad)
+    trained = TrainedPoseNet(out)
+    return PoseRegressor(trained.localize, trained.identity)
 
 
 def write_comparison(out: Path, methods: Sequence[Method], notes: Sequence[str] = ()) -> dict[str, Any]:

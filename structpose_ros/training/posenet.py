@@ -5,6 +5,7 @@ The backbone is the configured one, so that both methods get the same capacity, 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from structpose_ros.geometry import rotation_from_quaternion, transform
 from structpose_ros.training.config import ConfigError, NetworkConfig, load_config
 from structpose_ros.training.dataset import normalize_images
 from structpose_ros.training.networks import BACKBONE_SHAPES, residual_layers
-from structpose_ros.training.runs import CONFIG, read_checkpoint
+from structpose_ros.training.runs import CHECKPOINT, CONFIG, read_checkpoint
 
 FEATURES = 2048  # of the fully connected layer, as in Kendall, Grimes and Cipolla, ICCV 2015
 INITIAL_LOG_VARIANCES = (0.0, -3.0)  # of position and rotation, as in Kendall and Cipolla
@@ -83,7 +84,7 @@ def quaternions_from_rotations(rotation: Tensor) -> Tensor:
     return torch.linalg.eigh(lower).eigenvectors[:, :, -1]  # eigh reads the lower triangle
 
 
-class PoseRegressor:
+class TrainedPoseNet:
     """A trained PoseNet: image to map_from_camera."""
 
     def __init__(self, run: Path) -> None:
@@ -96,19 +97,19 @@ class PoseRegressor:
         if config.method != "posenet":
             raise ConfigError(f"expected a run with method: posenet in {run}, got {config.method}")
         state = read_checkpoint(run)
-        self.size = config.input
-        self.network = PoseNet(config.network)
-        self.network.load_state_dict(state["network"])
-        self.network.eval()
-        self.scene_mean = state["statistics"]["scene_mean"].numpy()
+        self.identity = hashlib.sha256((run / CHECKPOINT).read_bytes()).hexdigest()
+        self._size = config.input
+        self._network = PoseNet(config.network)
+        self._network.load_state_dict(state["network"])
+        self._network.eval()
+        self._scene_mean = state["statistics"]["scene_mean"].numpy()
 
-    def __call__(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> npt.NDArray[np.float64]:
+    def localize(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> npt.NDArray[np.float64]:
         """Return map_from_camera (4, 4) of an image (H, W, 3)."""
-        resized, _ = resize_image(image_rgb, camera, self.size.width, self.size.height)
+        resized, _ = resize_image(image_rgb, camera, self._size.width, self._size.height)
         image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
         with torch.no_grad():
-            position, quaternion = (
-                value[0].double().numpy() for value in self.network(normalize_images(image))
-            )
+            outputs = self._network(normalize_images(image))
+        position, quaternion = (value[0].double().numpy() for value in outputs)
         rotation = rotation_from_quaternion(quaternion[[1, 2, 3, 0]] / np.linalg.norm(quaternion))
-        return transform(rotation, position + self.scene_mean)
+        return transform(rotation, position + self._scene_mean)
