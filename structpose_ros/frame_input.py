@@ -11,13 +11,14 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from structpose_ros.camera import Camera, CameraError
+from structpose_ros.camera_info import camera_from_info
 from structpose_ros.gate import RejectReason
 from structpose_ros.image_messages import (
     ImageMessageError,
     image_rgb_from_compressed,
     image_rgb_from_message,
 )
-from structpose_ros.messages import camera_from_info, nanoseconds_from_stamp
+from structpose_ros.messages import nanoseconds_from_stamp
 from structpose_ros.settings import Settings
 
 REORDERING = 0.5  # seconds; a stamp that lies further back means that time itself was set back

@@ -23,9 +23,19 @@ class ImageFileError(ValueError):
 
 
 def decoded(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the pixels of a file as they are stored, (H, W) grey or (H, W, 3) BGR.
+    """Return the pixels of a file as `stored` does; of 16 bits per channel the high byte is taken.
 
-    Alpha is left out, an orientation in EXIF not applied, and of 16 bits per channel the high byte taken.
+    Raises:
+        ImageFileError: it is no JPEG or PNG, too large, cut off or damaged.
+    """
+    pixels = stored(data)
+    return np.asarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, dtype=np.uint8)
+
+
+def stored(data: bytes) -> npt.NDArray[np.uint8 | np.uint16]:
+    """Return the pixels of a file as they are stored, (H, W) grey or (H, W, 3) BGR, 8 or 16 bits.
+
+    Alpha is left out, an orientation in EXIF not applied.
 
     Raises:
         ImageFileError: it is no JPEG or PNG, too large, cut off or damaged.
@@ -52,7 +62,7 @@ def decoded(data: bytes) -> npt.NDArray[np.uint8]:
         pixels = None
     if pixels is None:
         raise ImageFileError(f"expected a {kind} that OpenCV can read, got a damaged one")
-    return np.asarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, dtype=np.uint8)
+    return np.asarray(pixels)
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

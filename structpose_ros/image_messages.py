@@ -1,19 +1,40 @@
-"""Images as robots send them, raw or compressed, to RGB; what can't be read is refused in words."""
+"""Images as robots send them, raw or compressed, to RGB; what can't be read is refused in words.
+
+Of the messages only their fields are used: they may come from ROS or from a bag read without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import CompressedImage, Image
 
 from structpose_ros.image_files import ImageFileError, decoded
 
 ImageRgb = npt.NDArray[np.uint8]
 Bytes = npt.NDArray[np.uint8]
+
+
+class ImageMessage(Protocol):
+    """The fields of sensor_msgs/Image; `data` is anything with a buffer of bytes."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageMessage(Protocol):
+    """The fields of sensor_msgs/CompressedImage; `data` is anything that `bytes` takes."""
+
+    format: str
+    data: Any
 
 
 class ImageMessageError(ValueError):
@@ -28,7 +49,7 @@ class _Encoding:
     """
 
     pixel_bytes: int  # in a row of `step` bytes
-    to_rgb: Callable[[Image, Bytes], npt.NDArray[np.integer]]
+    to_rgb: Callable[[ImageMessage, Bytes], npt.NDArray[np.integer]]
     half_rows: int = 2
     even: tuple[str, ...] = ()  # which of width and height must be
 
@@ -42,7 +63,7 @@ def _packed(
     """
     pixel_bytes = channels * bytes_per_channel
 
-    def to_rgb(message: Image, data: Bytes) -> npt.NDArray[np.integer]:
+    def to_rgb(message: ImageMessage, data: Bytes) -> npt.NDArray[np.integer]:
         high_byte = 0 if message.is_bigendian else bytes_per_channel - 1
         strides = (message.step, pixel_bytes, bytes_per_channel)
         shape = (message.height, message.width, channels)
@@ -57,7 +78,7 @@ def _packed(
 def _planar_420(code: int) -> _Encoding:
     """Describe a plane of luma and, below it, one of half as many rows with a chroma pair for 2x2 pixels."""
 
-    def to_rgb(message: Image, data: Bytes) -> npt.NDArray[np.integer]:
+    def to_rgb(message: ImageMessage, data: Bytes) -> npt.NDArray[np.integer]:
         shape = (message.height * 3 // 2, message.width)
         return np.asarray(
             cv2.cvtColor(np.ndarray(shape, np.uint8, buffer=data, strides=(message.step, 1)), code)
@@ -71,7 +92,7 @@ _RGB_FROM_YUV = np.array([[1.16438, 0.0, 1.59603], [1.16438, -0.39176, -0.81297]
 _RGB_FROM_YUV_AND_ONE = np.column_stack([_RGB_FROM_YUV, -_RGB_FROM_YUV @ [16.0, 128.0, 128.0]])
 
 
-def _rgb_from_nv24(message: Image, data: Bytes) -> npt.NDArray[np.integer]:
+def _rgb_from_nv24(message: ImageMessage, data: Bytes) -> npt.NDArray[np.integer]:
     """Read a plane of luma and, below it, one with a chroma pair per pixel in rows of 2 `step` (V4L2)."""
     height, width, step = message.height, message.width, message.step
     luma: Bytes = np.ndarray((height, width, 1), np.uint8, buffer=data, strides=(step, 1, 1))
@@ -92,7 +113,7 @@ _BAYER = {
 }
 # 8UC1, 16UC3 and the like name no colours: they are taken for grey and BGR, as OpenCV and RViz do. 8UC2 has
 # no such reading, and 16UC1 is what depth cameras send.
-_ENCODINGS = {
+ENCODINGS = {
     "rgb8": _packed(3, None),
     "bgr8": _packed(3, cv2.COLOR_BGR2RGB),
     "rgba8": _packed(4, cv2.COLOR_RGBA2RGB),
@@ -118,10 +139,10 @@ _ENCODINGS = {
     "nv21": _planar_420(cv2.COLOR_YUV2RGB_NV21),
     "nv24": _Encoding(1, _rgb_from_nv24, half_rows=6),
 }
-_DEPTH_ENCODINGS = ("16UC1", "32FC1", "64FC1")
+DEPTH_ENCODINGS = ("16UC1", "32FC1", "64FC1")
 
 
-def image_rgb_from_message(message: Image) -> ImageRgb:
+def image_rgb_from_message(message: ImageMessage) -> ImageRgb:
     """Return the image (H, W, 3) as RGB. One of rgb8 or rgb16 is a view into the message, whatever its step.
 
     Of 16 bits per channel the high byte is taken: 12 bits that a driver didn't shift up look dark.
@@ -131,11 +152,11 @@ def image_rgb_from_message(message: Image) -> ImageRgb:
     """
     if message.height < 1 or message.width < 1:
         raise ImageMessageError(f"expected an image of at least 1x1, got {message.width}x{message.height}")
-    if message.encoding in _DEPTH_ENCODINGS:
+    if message.encoding in DEPTH_ENCODINGS:
         raise ImageMessageError(
             f"expected a colour or grey image, got {message.encoding}: is it a depth image?"
         )
-    encoding = _ENCODINGS.get(message.encoding)
+    encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
         return _image_by_cv_bridge(message)
     data = _checked_data(message, encoding)
@@ -147,7 +168,7 @@ def image_rgb_from_message(message: Image) -> ImageRgb:
         ) from error
 
 
-def _checked_data(message: Image, encoding: _Encoding) -> Bytes:
+def _checked_data(message: ImageMessage, encoding: _Encoding) -> Bytes:
     # Of an odd width OpenCV 4.6 converts YUV 4:2:2 too, and writes beyond the end of the image.
     if any(getattr(message, side) % 2 for side in encoding.even):
         raise ImageMessageError(
@@ -169,12 +190,12 @@ def _checked_data(message: Image, encoding: _Encoding) -> Bytes:
     return np.frombuffer(message.data, np.uint8)
 
 
-def _image_by_cv_bridge(message: Image) -> ImageRgb:
+def _image_by_cv_bridge(message: ImageMessage) -> ImageRgb:
     try:
         from cv_bridge import CvBridge  # absent on many machines, and needed by few cameras
     except ImportError as error:
         raise ImageMessageError(
-            f"expected an encoding of {', '.join(_ENCODINGS)} (or cv_bridge installed for others), "
+            f"expected an encoding of {', '.join(ENCODINGS)} (or cv_bridge installed for others), "
             f"got '{message.encoding}'"
         ) from error
     try:
@@ -190,7 +211,7 @@ def _image_by_cv_bridge(message: Image) -> ImageRgb:
     return image
 
 
-def image_rgb_from_compressed(message: CompressedImage) -> ImageRgb:
+def image_rgb_from_compressed(message: CompressedImageMessage) -> ImageRgb:
     """Return a JPEG or PNG image (H, W, 3) as RGB, its pixels where they are stored.
 
     The camera's calibration belongs to the stored pixels, so an orientation in EXIF is not applied. Alpha is
@@ -209,7 +230,7 @@ def image_rgb_from_compressed(message: CompressedImage) -> ImageRgb:
     """
     source, _, compression = (part.strip() for part in message.format.lower().partition(";"))
     stored = compression.partition("compressed")[2].strip()
-    if "compresseddepth" in message.format.lower() or source in map(str.lower, _DEPTH_ENCODINGS):
+    if "compresseddepth" in message.format.lower() or source in map(str.lower, DEPTH_ENCODINGS):
         raise ImageMessageError(
             f"expected a colour or grey image, got format '{message.format}': is it a depth image?"
         )

@@ -166,7 +166,7 @@ def assert_opencv_sees_the_rays_at(camera: Camera, pixels: Array) -> Array:
     pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
     from ros_helpers import camera_info_message
 
-    from structpose_ros.messages import camera_from_info
+    from structpose_ros.camera_info import camera_from_info
 
     received = camera_from_info(camera_info_message(camera))
     assert received == camera

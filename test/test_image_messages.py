@@ -26,7 +26,7 @@ from structpose_ros.image_messages import (
     image_rgb_from_message,
 )
 
-ENCODINGS = sorted(image_messages._ENCODINGS)
+ENCODINGS = sorted(image_messages.ENCODINGS)
 # What the letters say, and whether a channel has 16 bits.
 PLAIN = {
     "rgb8": ("RGB", False),
@@ -223,7 +223,7 @@ def test_malformed_messages_are_refused_and_never_crash(
         assert "got " in str(error)
     else:
         assert (read.shape, read.dtype) == ((height, width, 3), np.uint8)
-        assert len(data) == step * height * image_messages._ENCODINGS[encoding].half_rows // 2
+        assert len(data) == step * height * image_messages.ENCODINGS[encoding].half_rows // 2
 
 
 @given(
@@ -239,7 +239,7 @@ def test_well_formed_messages_of_any_size_are_read_or_refused(
 ) -> None:
     """Some encodings have only even sizes, and OpenCV 4.6 doesn't see to it: that must come as our error."""
     height, width = size
-    described = image_messages._ENCODINGS[encoding]
+    described = image_messages.ENCODINGS[encoding]
     message = Image(height=height, width=width, encoding=encoding, is_bigendian=big_endian)
     message.step = width * described.pixel_bytes + padding
     message.data = content.randbytes(message.step * height * described.half_rows // 2)  # type: ignore[attr-defined]

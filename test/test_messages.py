@@ -19,8 +19,8 @@ from sensor_msgs_py import point_cloud2
 
 from structpose_ros import messages, picture_messages
 from structpose_ros.camera import Camera, CameraError
+from structpose_ros.camera_info import camera_from_info
 from structpose_ros.geometry import rotation_from_quaternion, rotation_from_vector, transform
-from structpose_ros.messages import camera_from_info
 
 
 def test_a_camera_comes_back_from_its_info() -> None:
