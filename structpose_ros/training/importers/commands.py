@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ def add_formats(command: argparse.ArgumentParser) -> None:
         _add_12scenes,
         _add_7scenes,
         _add_colmap,
+        _add_rosbag2,
         _add_rtabmap,
         _add_scannet,
         _add_tum,
@@ -248,4 +250,76 @@ def _add_colmap(formats: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument(
         "--test-list", type=Path, metavar="FILE", help="names of images to test on, instead of blocks"
     )
+    add_selection(command)
+
+
+_ROSBAG2 = """
+A robot's own recording: a bag's folder, or a .mcap or .db3 file. Poses come from TF, --map-frame to the
+images' frame, or from --pose-topic. Topics left out are found by type where there is one; else the error
+lists them. Images before the first pose and after the last are left out and counted, as are colour images
+without depth near in time. A gap of more than --max-gap between two poses makes the images in it bad.
+"""
+
+
+def _add_rosbag2(formats: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(arguments: argparse.Namespace, progress: Progress) -> Imported:
+        from structpose_ros.training.importers.bag_options import BagOptions
+        from structpose_ros.training.importers.rosbag2 import import_rosbag2
+
+        names = [field.name for field in dataclasses.fields(BagOptions)]
+        return import_rosbag2(
+            arguments.source,
+            arguments.out,
+            options=BagOptions(**{name: getattr(arguments, name) for name in names}),
+            selection=selection_of(arguments),
+            test=arguments.test,
+            skip_bad=arguments.skip_bad,
+            progress=progress,
+        )
+
+    command = _add_format(formats, "rosbag2", "a robot's bag: a camera, and poses from TF or a topic", run)
+    command.description = _ROSBAG2
+    add = command.add_argument
+    add("--image", metavar="TOPIC", help="colour images, raw or compressed")
+    add("--camera-info", metavar="TOPIC", help="their CameraInfo (default: camera_info beside them)")
+    depth = command.add_mutually_exclusive_group()
+    depth.add_argument("--depth", metavar="TOPIC", help="depth images, raw or compressedDepth")
+    depth.add_argument(
+        "--no-depth", dest="with_depth", action="store_false", help="import without depth (all 0)"
+    )
+    add("--depth-info", metavar="TOPIC", help="depth's CameraInfo, unless depth is registered to colour")
+    add(
+        "--depth-scale",
+        type=float,
+        metavar="M",
+        help="metres per unit of depth (default 0.001 for integers, 1 for floats)",
+    )
+    add("--rectified", action="store_true", help="the images are rectified: P is their camera, not K and D")
+    add(
+        "--max-offset",
+        type=float,
+        default=0.02,
+        metavar="S",
+        help="how far the stamps of colour and depth may lie apart (default %(default)s)",
+    )
+    add("--map-frame", metavar="FRAME", help="the map's frame (default: map, or that of --pose-topic)")
+    add("--tf", default="/tf", metavar="TOPIC", help="TF's topic; _static is appended (default %(default)s)")
+    add(
+        "--pose-topic",
+        metavar="TOPIC",
+        help="poses as Odometry, PoseStamped or PoseWithCovarianceStamped; TF joins them with the camera",
+    )
+    add(
+        "--pose-frame",
+        metavar="FRAME",
+        help="whose poses these are (default: Odometry's child frame, else the images' frame)",
+    )
+    add(
+        "--max-gap",
+        type=float,
+        default=0.2,
+        metavar="S",
+        help="how far apart two poses may lie that a third is interpolated from (default %(default)s)",
+    )
+    add("--test", type=Path, metavar="BAG", help="a second drive in the same map, to test on all of it")
     add_selection(command)
