@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +36,10 @@ class Bag:
             RecordingError: it is none, or is cut off or damaged.
         """
         from rosbags.rosbag2 import Reader
-        from rosbags.typesys import Stores, get_typestore
 
         _expect_bag(path)
         self.path = path
-        self._types = get_typestore(Stores.ROS2_JAZZY)
+        self._types = _standard_types()
         try:
             self._reader = Reader(path)
             self._reader.open()
@@ -118,6 +118,13 @@ class Bag:
 def seconds_text(stamp_ns: int) -> str:
     """Return a stamp as exact seconds, `1690000000.123456789`."""
     return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
+
+
+@cache
+def _standard_types() -> Any:
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_JAZZY)
 
 
 def _expect_bag(path: Path) -> None:
