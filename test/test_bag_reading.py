@@ -245,7 +245,7 @@ def test_resuming_reads_from_the_first_missing_frame(tmp_path: Path) -> None:
 
     with mock.patch.object(Bag, "messages", watched):
         import_rosbag2(bag, out, selection=ALL)
-    assert asked[-1] == (shots[3].stamp_ns, shots[3].stamp_ns + 1)
+    assert asked[-1] == (shots[3].stamp_ns - 1, shots[3].stamp_ns + 1)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -266,7 +266,7 @@ def test_a_message_that_can_not_be_decoded_is_a_bad_frame(tmp_path: Path) -> Non
             (topic, shots[1].stamp_ns),
         )
     database.close()
-    expected = f"{COLOR} received at 1690000000.223456796: expected a sensor_msgs/msg/Image, got SerdeError"
+    expected = f"{COLOR} received at 1690000000.223456796: expected a sensor_msgs/msg/Image, got "
     with pytest.raises(RecordingError, match=f"1 of 4 frames are bad: {expected}"):
         import_rosbag2(with_half, tmp_path / "out", selection=ALL)
     assert import_rosbag2(with_half, tmp_path / "out", selection=ALL, skip_bad=True).frames == 3

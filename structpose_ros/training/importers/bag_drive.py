@@ -110,7 +110,8 @@ class Drive:
                     received.add(sightings.received_ns[stamp_ns])
         topics = {topic for topic, _ in waiting}
         here: dict[tuple[str, int], Any] = {}
-        for message in self._bag.messages(topics, min(received), max(received) + 1):
+        # One before the first: up to 0.11.5 at least, rosbags passes over an mcap chunk that ends at its start.
+        for message in self._bag.messages(topics, min(received) - 1, max(received) + 1):
             if message.received_ns not in received:
                 continue
             fields = self._bag.decode(message)
