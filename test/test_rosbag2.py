@@ -255,9 +255,9 @@ def test_images_without_pose_or_depth_are_counted(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", [*Robot().static(), *moving_tf(shots[2:7]), *sent])
     imported = import_rosbag2(bag, tmp_path / "out", selection=ALL)
     assert imported.bad == [
-        "2 of 8 images, before the first pose",
-        "1 of 8 images, after the last pose",
-        "1 of 8 images, without depth within 0.02 s",
+        "2 of 8 images in bag, before the first pose",
+        "1 of 8 images in bag, after the last pose",
+        "1 of 8 images in bag, without depth within 0.02 s",
     ]
     assert_poses(frames(tmp_path / "out"), [shots[2], shots[3], shots[5], shots[6]])
 

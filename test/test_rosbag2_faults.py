@@ -240,6 +240,20 @@ def test_depth_of_another_size_than_its_camera(
     assert not (tmp_path / "out" / "camera.yaml").exists()
 
 
+@pytest.mark.parametrize("topic", [INFO, DEPTH_INFO])
+def test_a_camera_that_claims_any_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], topic: str
+) -> None:
+    """Nothing is made of that size before an image has shown it."""
+    huge = replace(CAMERA, width=2**31, height=2**31)
+    sent = [(at, topic, camera_info(at, huge)) for at, name, _ in good() if name == topic]
+    bag = write_bag(tmp_path / "bag", [*without(good(), topic), *sent])
+    line = refusal(capsys, bag, tmp_path / "out")
+    assert line.startswith("6 of 6 frames are bad: ")
+    assert "2147483648x2147483648 as its camera says, got 64x48" in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize(("storage", "compression"), STORAGES)
 def test_a_recording_that_is_cut_off(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ class DepthImages:
                 f"'{self._frame}' differs from colour's, got none"
             )
         self._camera = scan.depth_camera or scan.camera
-        is_registered = same_frame and self._camera == scan.camera
-        self._rays = None if is_registered else self._camera.ray_grid()
+        self._is_registered = same_frame and self._camera == scan.camera
         self._tree.span(self._color_frame, self._frame)  # refuses frames that are not connected
+
+    @cached_property
+    def _rays(self) -> npt.NDArray[np.float64]:
+        return self._camera.ray_grid()  # not before an image shows that the size is no mere claim
 
     def read(self, message: Any, stamp_ns: int, source: str) -> npt.NDArray[np.uint16]:
         """Return depth (H, W) in mm as the colour camera sees it at `stamp_ns`, 0 invalid.
@@ -59,7 +63,7 @@ class DepthImages:
                 f"{source}: expected depth of {self._camera.width}x{self._camera.height} as its camera says, "
                 f"got {width}x{height}"
             )
-        if self._rays is None:
+        if self._is_registered:
             return depth_mm
         color_from_depth = self._tree.lookup(self._color_frame, self._frame, stamp_ns, self._options.max_gap)
         return register_depth(depth_mm, self._rays, color_from_depth, self._color_camera)

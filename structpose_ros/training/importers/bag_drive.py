@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from structpose_ros.training.frames import RecordingError
+from structpose_ros.training.frames import RecordingError, expect_size
 from structpose_ros.training.importers.bag_depth import DepthImages
 from structpose_ros.training.importers.bag_messages import read_color, stamp_ns_of
 from structpose_ros.training.importers.bag_options import BagOptions
@@ -64,7 +65,7 @@ class Drive:
             (len(within) - len(pairs), f"without depth within {self._max_offset:g} s"),
         ):
             if count:
-                self.left_out.append(f"{count} of {len(stamps)} images, {why}")
+                self.left_out.append(f"{count} of {len(stamps)} images in {self._bag.name}, {why}")
         frames = []
         for pair in pairs:
             source = f"{self._color.topic} at {seconds_text(pair.color_ns)}"
@@ -110,7 +111,7 @@ class Drive:
                     received.add(sightings.received_ns[stamp_ns])
         topics = {topic for topic, _ in waiting}
         here: dict[tuple[str, int], Any] = {}
-        # One before the first: up to 0.11.5 at least, rosbags passes over an mcap chunk that ends at its start.
+        # One before the first: rosbags up to 0.11.5 at least leaves out an mcap chunk that ends at the start.
         for message in self._bag.messages(topics, min(received) - 1, max(received) + 1):
             if message.received_ns not in received:
                 continue
@@ -134,6 +135,7 @@ class Drive:
     def _picture(self, source: str, pair: Pair, color: Any, depth: Any = None) -> Picture | RecordingError:
         try:
             image_rgb, jpeg = read_color(color, source)
+            expect_size(Path(source), image_rgb.shape, self.camera)
             if self._depth_images is None:
                 depth_mm = np.zeros(image_rgb.shape[:2], dtype=np.uint16)
             else:
