@@ -49,7 +49,7 @@ def one_thread() -> None:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scene as downloaded, one that was imported, and one that has no split for testing."""
     root = tmp_path_factory.mktemp("7scenes")
-    write_sevenscenes(root / "chess", 2)
+    write_sevenscenes(root / "chess", 4)
     (root / "chess" / "TestSplit.txt").write_text("sequence1\n")
     write_recording(root / "redkitchen", train=4, test=3)
     write_recording(root / "stairs", train=1, test=1)
