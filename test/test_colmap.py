@@ -129,7 +129,7 @@ def tree(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["text", "binary"])
 def test_what_was_rendered_comes_out(kind: str, tmp_path: Path) -> None:
     room = Room(tmp_path / "room", kind)
-    imported = import_colmap(room.root, tmp_path / "out", replace(OPTIONS, point_size=1))
+    imported = import_colmap(room.root, tmp_path / "out", OPTIONS)
     assert (imported.frames, list(imported.bad)) == (3, [])
     recording = open_recording(tmp_path / "out")
     assert recording.camera == CAMERA  # a half pixel off the file's principal point
@@ -184,7 +184,7 @@ def test_a_distorted_lens_is_kept(tmp_path: Path) -> None:
     lens = replace(CAMERA, distortion=(-0.1, 0.02, 0.001, -0.002, 0.0))
     values = [lens.fx, lens.fy, lens.cx + 0.5, lens.cy + 0.5, *lens.distortion[:4]]
     room = Room(tmp_path / "room", camera=lens, models=[("OPENCV", values)])
-    import_colmap(room.root, tmp_path / "out", replace(OPTIONS, point_size=1))
+    import_colmap(room.root, tmp_path / "out", OPTIONS)
     recording = open_recording(tmp_path / "out")
     assert recording.camera == lens
     frame = recording.read(recording.files("train")[0][0])
@@ -195,7 +195,6 @@ def test_a_distorted_lens_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_point_labels_the_cell_it_lies_in(tmp_path: Path) -> None:
-    """One pixel per point would meet the middles of the network's cells once in 64 times."""
     camera = CAMERA.resized(640, 480)
     pose = poses(1, 3)[0]
     points = wall_points(2000)
@@ -203,37 +202,33 @@ def test_a_point_labels_the_cell_it_lies_in(tmp_path: Path) -> None:
     image = SfmImage("", 1, invert(pose), np.arange(2000))
     points_in_camera = transform_points(invert(pose), points)
     pixels = camera.project(points_in_camera)
-    cells = np.floor((pixels + 0.5) / 8)
-    inside = ((pixels >= 0.5) & (pixels < [639, 479])).all(axis=1)
+    nearest = np.rint(pixels)
+    cells = nearest // 8
+    inside = ((nearest >= 0) & (nearest < [640, 480])).all(axis=1)
     taken = {(int(y), int(x)) for x, y in cells[inside]}
-    labels = {}
-    for size in (1, 9):
-        depth_mm = sparse_depth(image, model, camera, 1.0, size)
-        labels[size] = sample_labels(depth_mm, camera, pose, camera.ray_grid(8))
-    labelled = {(int(row), int(column)) for row, column in np.argwhere(labels[9].valid_mask)}
-    assert taken <= labelled
-    assert labels[1].valid_mask.sum() < 0.05 * len(taken)
+    depth_mm = sparse_depth(image, model, camera, 1.0)
+    labels = sample_labels(depth_mm, camera, pose, camera.ray_grid(8))
+    labelled = {(int(row), int(column)) for row, column in np.argwhere(labels.valid_mask)}
+    assert labelled == taken
     _, true_depth = render(camera, pose)
     truth = true_depth[4::8, 4::8]  # a cell's middle, 3.5, is rounded to 4
-    error = np.abs(labels[9].depth - truth)[labels[9].valid_mask]
+    error = np.abs(labels.depth - truth)[labels.valid_mask]
     assert np.median(error) < 0.01
     assert np.percentile(error, 99) < 0.1
 
 
-def test_squares_give_way_to_nearer_ones_and_to_the_points_themselves() -> None:
+def test_the_nearer_of_two_points_in_a_pixel_counts() -> None:
     camera = Camera(9, 7, 10.0, 10.0, 4.0, 3.0)
     at = np.array([[0.0, 0.0, 1.0], [0.1, 0.0, 1.0], [0.1, 0.0, 1.0], [-0.3, 0.2, 1.0], [0.0, 0.0, -1.0]])
     depths = np.array([[2.0], [1.0], [3.0], [70.0], [1.0]])  # the fourth is beyond what 16 bits hold
     model = SfmPoints(np.arange(5), at * depths, np.zeros(5), np.full(5, 3))
     image = SfmImage("", 1, np.eye(4), np.arange(5))
     expected = np.zeros((7, 9), dtype=np.uint16)
-    expected[2:5, 3:6] = 2000
-    expected[2:5, 4:7] = 1000
     expected[3, 4], expected[3, 5] = 2000, 1000
-    np.testing.assert_array_equal(sparse_depth(image, model, camera, 1.0, 3), expected)
+    np.testing.assert_array_equal(sparse_depth(image, model, camera, 1.0), expected)
     # The fifth is behind the camera: the mirrored place is not its own.
     alone = SfmImage("", 1, np.eye(4), np.array([4, 77, -1]))
-    assert not sparse_depth(alone, model, camera, 1.0, 3).any()
+    assert not sparse_depth(alone, model, camera, 1.0).any()
 
 
 def test_unreliable_points_are_left_out(tmp_path: Path) -> None:
@@ -416,8 +411,6 @@ def test_options_out_of_range() -> None:
     for scale in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(RecordingError, match="scale: expected metres per unit"):
             ColmapOptions(scale)
-    with pytest.raises(RecordingError, match="point_size: expected an odd number of pixels, got 4"):
-        ColmapOptions(1.0, point_size=4)
     with pytest.raises(RecordingError, match="depth: expected one of auto, sparse, mvs, got 'lidar'"):
         ColmapOptions(1.0, depth="lidar")
 

@@ -40,7 +40,6 @@ from structpose_ros.training.importers.common import (
 DEPTHS = ("auto", "sparse", "mvs")
 _MAPS = Path("stereo", "depth_maps")
 _SAME_INTRINSICS = 1e-3  # of the focal length; over a whole image that is less than a pixel
-_CELLS = 80  # across the paper's input of 640 px: what one label stands for
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ColmapOptions:
 
     scale: metres per unit of the model. model, images: folders, where they are not below the source.
     camera_id: take this camera's images alone. depth: of DEPTHS; `auto` is `mvs` where there are maps.
-    max_error (px), min_track (images), point_size (px, None: a cell of the network): for sparse depth.
+    max_error (px), min_track (images): of the points that sparse depth is made of.
     test_list: a file of image names to test on; without it `selection` chooses them.
     """
 
@@ -60,7 +59,6 @@ class ColmapOptions:
     depth: str = "auto"
     max_error: float = 2.0
     min_track: int = 3
-    point_size: int | None = None
     test_list: Path | None = None
     selection: Selection = field(default_factory=Selection)
 
@@ -69,8 +67,6 @@ class ColmapOptions:
             raise RecordingError(f"scale: expected metres per unit of the model, above 0, got {self.scale}")
         if self.depth not in DEPTHS:
             raise RecordingError(f"depth: expected one of {', '.join(DEPTHS)}, got '{self.depth}'")
-        if self.point_size is not None and (self.point_size < 1 or self.point_size % 2 == 0):
-            raise RecordingError(f"point_size: expected an odd number of pixels, got {self.point_size}")
 
 
 def import_colmap(
@@ -221,19 +217,13 @@ def _depth_reader(
             f"expected points of at most {options.max_error:g} px in at least {options.min_track} images in "
             f"{model}, got none"
         )
-    point_size = _point_size(camera, options)
-    return lambda image: sparse_depth(image, points, camera, options.scale, point_size)
+    return lambda image: sparse_depth(image, points, camera, options.scale)
 
 
 def _kind_of_depth(source: Path, options: ColmapOptions) -> str:
     if options.depth != "auto":
         return options.depth
     return "mvs" if any((source / _MAPS).rglob("*.geometric.bin")) else "sparse"
-
-
-def _point_size(camera: Camera, options: ColmapOptions) -> int:
-    """Return the side of a point's square: the network's cell, made odd, so that each point labels one."""
-    return options.point_size or max(round(camera.width / _CELLS) // 2 * 2 + 1, 1)
 
 
 def _read_as_stored(path: Path) -> tuple[npt.NDArray[np.uint8], bytes | None]:
@@ -255,6 +245,5 @@ def _origin(source: Path, camera: Camera, options: ColmapOptions) -> dict[str, o
     origin: dict[str, object] = {"format": "colmap", "source": source.resolve().name, "scale": options.scale}
     kind = _kind_of_depth(source, options)
     if kind == "sparse":
-        size = _point_size(camera, options)
-        origin |= {"max_error": options.max_error, "min_track": options.min_track, "point_size": size}
+        origin |= {"max_error": options.max_error, "min_track": options.min_track}
     return {**origin, "depth": kind}

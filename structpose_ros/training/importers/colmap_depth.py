@@ -17,30 +17,20 @@ from structpose_ros.training.importers.common import depth_in_millimetres
 _MAP_HEADER = re.compile(rb"(\d{1,9})&(\d{1,9})&(\d{1,9})&")
 
 
-def sparse_depth(
-    image: SfmImage, points: SfmPoints, camera: Camera, scale: float, point_size: int
-) -> npt.NDArray[np.uint16]:
-    """Return the depth (H, W) in mm of the points seen in an image, each as a square of `point_size` px.
+def sparse_depth(image: SfmImage, points: SfmPoints, camera: Camera, scale: float) -> npt.NDArray[np.uint16]:
+    """Return the depth (H, W) in mm of the points seen in an image, each at the pixel nearest to it.
 
-    A point's own pixel, the nearest to where it is projected, holds its own depth; in what is left of the
-    squares, and where two points share a pixel, the nearer one wins.
+    Where two share a pixel the nearer one wins. Labels take such points by the cells that they fall into.
     """
     points_in_camera = transform_points(image.camera_from_map, points.positions_of(image.point_ids))
     pixels = np.rint(camera.project(points_in_camera))
     inside = ((pixels >= 0) & (pixels < [camera.width, camera.height])).all(axis=1)
     millimetres = depth_in_millimetres(points_in_camera[inside, 2], scale)
-    nearest_last = np.argsort(-millimetres.astype(np.int64), kind="stable")
-    millimetres = millimetres[nearest_last]
-    columns, rows = pixels[inside][nearest_last].astype(np.int64).T
-    depth_mm = np.zeros((camera.height, camera.width), dtype=np.uint16)
-    reach = point_size // 2
-    for row, column, value in zip(rows.tolist(), columns.tolist(), millimetres.tolist(), strict=True):
-        if value:
-            left, top = max(column - reach, 0), max(row - reach, 0)
-            depth_mm[top : row + reach + 1, left : column + reach + 1] = value
-    own = np.full(depth_mm.shape, NOTHING_SEEN_MM, dtype=np.uint16)
-    np.minimum.at(own, (rows, columns), np.where(millimetres > 0, millimetres, NOTHING_SEEN_MM))
-    return np.where(own < NOTHING_SEEN_MM, own, depth_mm)
+    columns, rows = pixels[inside].astype(np.int64).T
+    depth_mm = np.full((camera.height, camera.width), NOTHING_SEEN_MM, dtype=np.uint16)
+    np.minimum.at(depth_mm, (rows, columns), np.where(millimetres > 0, millimetres, NOTHING_SEEN_MM))
+    depth_mm[depth_mm == NOTHING_SEEN_MM] = 0
+    return depth_mm
 
 
 def mvs_depth(path: Path, camera: Camera, scale: float) -> npt.NDArray[np.uint16]:

@@ -242,12 +242,6 @@ def _add_colmap(formats: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--min-track", type=int, default=3, metavar="N", help="images that see a point (default %(default)s)"
     )
     command.add_argument(
-        "--point-size",
-        type=int,
-        metavar="PX",
-        help="side of the square that a point's depth fills (default: a cell of the network, width / 80)",
-    )
-    command.add_argument(
         "--test-list", type=Path, metavar="FILE", help="names of images to test on, instead of blocks"
     )
     add_selection(command)
