@@ -9,6 +9,7 @@ import operator
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ from structpose_ros.training.config import (
 )
 from structpose_ros.training.dataset import collate, normalize_images, split_validation
 from structpose_ros.training.evaluate import evaluate
-from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording
+from structpose_ros.training.frames import FrameFiles, RecordingError, open_recording, read_depth
 from structpose_ros.training.losses import GeometryLoss
 from structpose_ros.training.runs import export_run, measure_map_cloud, read_checkpoint
 from structpose_ros.training.train import Trainer, train
@@ -399,6 +400,23 @@ def test_the_last_batch_is_filled_up_from_the_first(room: Path, tmp_path: Path) 
     assert sorted(batches[0] + batches[1][:2]) == list(range(6))
     assert batches[1][2:] == batches[0][:2]
     assert batches == list(trainer._batches(3)) != list(trainer._batches(4))
+
+
+def test_few_labels_and_no_mask_are_warned_of(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sparse = tmp_path / "room"
+    shutil.copytree(room, sparse)
+    for path in sparse.glob("seq-*/*.depth.png"):
+        depth_mm = read_depth(path)
+        depth_mm[:, 16:] = 0  # two of eight columns of cells
+        cv2.imwrite(str(path), depth_mm)
+    unmasked = dataclasses.replace(CONFIG, geometry=dataclasses.replace(CONFIG.geometry, validity_mask=False))
+    Trainer(unmasked, sparse, tmp_path / "unmasked")
+    assert "warning: 25 % of the cells have a label, and without geometry.validity" in capsys.readouterr().out
+    Trainer(CONFIG, sparse, tmp_path / "masked")
+    Trainer(unmasked, room, tmp_path / "dense")
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_what_a_killed_run_logged_beyond_its_checkpoint_is_taken_back(room: Path, tmp_path: Path) -> None:

@@ -69,7 +69,9 @@ def scene_statistics(
     if frames_read == 0:
         raise RecordingError("expected training frames, got none")
     if samples == 0:
-        raise RecordingError("expected valid depth in the training frames, got none")
+        raise RecordingError(
+            "expected valid depth in the training frames, got none (structpose labels takes it from a mesh)"
+        )
     # Single flying pixels are not the map.
     low, high = np.percentile(np.concatenate(kept), [0.1, 99.9], axis=0)
     return SceneStatistics(points_sum / samples, depth_sum / samples, low, high)

@@ -10,12 +10,13 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from torch.utils.data import DataLoader
@@ -34,6 +35,7 @@ from structpose_ros.training.frames import (
     remove_temporaries,
     write_atomic,
 )
+from structpose_ros.training.labels import Labels
 from structpose_ros.training.map_cloud import MapCloudBuilder
 from structpose_ros.training.monitor import Monitor
 from structpose_ros.training.networks import StructPoseNetwork
@@ -53,6 +55,7 @@ from structpose_ros.training.stages import Method, PoseNetBaseline, Stage, Struc
 
 EXAMPLES = 4  # frames kept in a checkpoint
 STORE = "frames"
+FEW_LABELS = 0.3  # the paper's way, without a mask, is for labels from a mesh: nearly everywhere
 
 
 @dataclass
@@ -129,9 +132,17 @@ class Trainer:
             raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
         builder, describer = MapCloudBuilder(), FrameDescriber(self.recording.camera)
+        labelled: list[float] = []
+
+        def measure(image_rgb: npt.NDArray[np.uint8], labels: Labels) -> None:
+            builder.add(image_rgb, labels)
+            labelled.append(float(labels.valid_mask.mean()))
+
         self.statistics = data.scene_statistics(
-            describer.watch(frames), self.recording.camera, self.input_camera, builder.add
+            describer.watch(frames), self.recording.camera, self.input_camera, measure
         )
+        if config.method == "structpose" and not config.geometry.validity_mask:
+            self._say(_warning_of_few_labels(float(np.mean(labelled))))
         self.map_cloud = builder.cloud()
         self.description = describer.description()
         self.views = self._views(frames, augmented=True)
@@ -344,7 +355,7 @@ class Trainer:
         if self._own_store and self.fabric.is_global_zero:
             remove_store(self.store_folder)
 
-    def _say(self, lines: Iterator[str]) -> None:
+    def _say(self, lines: Iterable[str]) -> None:
         if self.fabric.is_global_zero:
             for line in lines:
                 print(line)
@@ -412,6 +423,15 @@ class Trainer:
         self._best = state.get("best_network")
         if self._scaler is not None and "scaler" in state:
             self._scaler.load_state_dict(state["scaler"])
+
+
+def _warning_of_few_labels(share: float) -> list[str]:
+    if share >= FEW_LABELS:
+        return []
+    return [
+        f"warning: {100 * share:.0f} % of the cells have a label, and without geometry.validity_mask the "
+        "network learns zeros in the others: set it to true"
+    ]
 
 
 def _expect_equal_shares(batch_size: int) -> None:

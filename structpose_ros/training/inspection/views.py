@@ -103,13 +103,13 @@ def list_drives(recording: Recording) -> tuple[list[Drive], list[str]]:
 
 
 def _times(folder: Path, files: Sequence[FrameFiles]) -> tuple[Array, bool]:
-    """Return the frames' stamps in s, or their numbers where not all have one or stamps don't increase."""
+    """Return the seconds since the first frame, or frames' numbers where stamps lack or don't increase."""
     stamps = read_stamps(folder)
     numbers = [int(item.name.split("/frame-")[1]) for item in files]
     if all(number in stamps for number in numbers):
         times = np.array([stamps[number] for number in numbers])
         if (np.diff(times) > 0).all():
-            return times, True
+            return times - times[0], True  # stamps count from 1970: nanoseconds of them may not fit
     return np.array(numbers, dtype=np.float64), False
 
 
