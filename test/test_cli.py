@@ -373,6 +373,14 @@ def test_swaps(swap: str, room: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["method"] == f"structpose with true {swap}"
 
 
+def test_images_of_another_place(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "model.onnx", poses(1, 1)[0])
+    command = ["evaluate", str(model), "--data", str(room), "--out", str(tmp_path / "out"), "--foreign"]
+    assert main([*command, str(room)]) == 0
+    assert json.loads(capsys.readouterr().out)["foreign_frames"] == 10
+    assert "expected images of another place" in fails(capsys, *command, tmp_path / "absent")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
 def test_truncated_model_files(share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write_model(tmp_path / "good.onnx", poses(1, 1)[0]).read_bytes()
@@ -390,6 +398,8 @@ def test_truncated_model_files(share: float, tmp_path: Path, capsys: pytest.Capt
         (["render-demo", "out", "--seed", "seven"], "argument --seed"),
         (["import", "kitti", "a", "b"], "argument FORMAT"),
         (["train", "config.yaml"], "required: --data, --out"),
+        (["compare", "m.onnx", "--data", "d"], "required: --out"),
+        (["compare", "--out", "o", "--pnp-threshold", "ten"], "argument --pnp-threshold"),
     ],
 )
 def test_usage(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,9 @@ def from_above(path: Path, outcomes: Sequence[Outcome], cloud: MapCloud | None =
     figure, axes = plots.plt.subplots(
         figsize=(8.5, min(9.0, 1.0 + 6.5 * max(height / width, 0.4))), layout="constrained"
     )
-    axes.scatter(points[:, 0], points[:, 1], c="0.72", s=2.5, linewidths=0, rasterized=True, zorder=1)
+    axes.scatter(
+        points[:, 0], points[:, 1], c="0.72", s=2.5, linewidths=0, rasterized=True, zorder=1, label="map"
+    )
     _draw_cameras(figure, axes, outcomes, true, estimated, (low, high))
     names = "xyz"
     axes.set(
