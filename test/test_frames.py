@@ -12,6 +12,7 @@ import pytest
 from recordings import CAMERA, frame, pose, poses, write_recording
 
 from structpose_ros.camera import Camera
+from structpose_ros.training import dataset, frame_store
 from structpose_ros.training import frames as under_test
 from structpose_ros.training.config import InputConfig
 from structpose_ros.training.dataset import scene_statistics
@@ -252,7 +253,7 @@ def test_a_full_disk_leaves_no_store(root: Path, tmp_path: Path, monkeypatch: py
         if len(writes) == 5:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("structpose_ros.training.frame_store._append", full)
+    monkeypatch.setattr(frame_store, "_append", full)
     with pytest.raises(OSError, match="No space left on device"):
         build_store(tmp_path / "store", recording, files, InputConfig(64, 48), skip_bad=False)
     assert not (tmp_path / "store").exists()
@@ -266,7 +267,7 @@ def test_the_extent_of_a_large_place_is_measured_on_some_of_its_points(
         for n in range(20)
     ]
     exact = scene_statistics(walls, CAMERA, CAMERA)
-    monkeypatch.setattr("structpose_ros.training.dataset.POINTS_KEPT", 400)
+    monkeypatch.setattr(dataset, "POINTS_KEPT", 400)
     thinned = scene_statistics(walls, CAMERA, CAMERA)
     np.testing.assert_allclose(thinned.scene_mean, exact.scene_mean, atol=1e-9)
     assert thinned.depth_scale == pytest.approx(exact.depth_scale)

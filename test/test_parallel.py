@@ -18,6 +18,7 @@ from recordings import write_recording
 from test_train import CONFIG, weights
 from torch import nn
 
+from structpose_ros.training import parallel
 from structpose_ros.training.config import ConfigError, PoseStage, TrainingConfig
 from structpose_ros.training.parallel import GlobalBatchNorm2d, global_batch_norm, total
 from structpose_ros.training.train import Trainer, _expect_equal_shares, train
@@ -160,7 +161,7 @@ def test_a_checkpoint_within_an_epoch_goes_on_to_the_bit(
 
 
 def test_batches_must_be_divisible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structpose_ros.training.parallel.processes", lambda: 3)
+    monkeypatch.setattr(parallel, "processes", lambda: 3)
     _expect_equal_shares(6)
     with pytest.raises(ConfigError, match="batch_size: expected a multiple of the 3 processes, got 8"):
         _expect_equal_shares(8)

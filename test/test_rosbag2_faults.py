@@ -235,7 +235,7 @@ def test_depth_of_another_size_than_its_camera(
     )
     line = refusal(capsys, write_bag(tmp_path / "bag", sent), tmp_path / "out")
     assert line.startswith(
-        f"1 of 6 frames are bad: {COLOR} at 1690000000.323456803: expected depth of 64x48 "
+        f"1 of 4 frames are bad: {COLOR} at 1690000000.323456803: expected depth of 64x48 "
     )
     assert not (tmp_path / "out" / "camera.yaml").exists()
 
@@ -249,7 +249,7 @@ def test_a_camera_that_claims_any_size(
     sent = [(at, topic, camera_info(at, huge)) for at, name, _ in good() if name == topic]
     bag = write_bag(tmp_path / "bag", [*without(good(), topic), *sent])
     line = refusal(capsys, bag, tmp_path / "out")
-    assert line.startswith("6 of 6 frames are bad: ")
+    assert line.startswith("4 of 4 frames are bad: ")
     assert "2147483648x2147483648 as its camera says, got 64x48" in line
     assert not (tmp_path / "out").exists()
 
