@@ -6,14 +6,13 @@ their direction, their axes. With these settled, the translation tells about the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.geometry import invert, rotation_angle, rotation_vector
-from structpose_ros.training.frames import RecordingError
+from structpose_ros.geometry import rotation_angle
 from structpose_ros.training.importers.trajectory import Trajectory
 from structpose_ros.training.inspection.visual_motion import VisualMotion
 
@@ -25,6 +24,9 @@ ENOUGH = 15  # pairs
 SMALLEST_TURN = np.radians(0.5)  # below it a pair says little about rotation
 EXPLAINED = 0.5  # share of the turning that poses must explain to count as agreeing
 TURNED = np.radians(10.0)  # calibration and drift of depth cameras feign a few degrees
+BETTER = 0.6  # of what a reading leaves unexplained, a less simple one may leave at most
+LONGEST_GAP = 3.0  # intervals; poses are not interpolated across more
+ROUNDS = 5  # of reweighting
 RESAMPLES = 100
 
 
@@ -67,113 +69,163 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class _Recorded:
-    """Motions that the poses claim for each pair and shift: turns and moves, both (pairs, shifts, 3)."""
+class _Reading:
+    """The motions that poses claim, read in one way: turns and moves, both (pairs, shifts, 3).
+
+    rotations: (shifts, 3, 3), by which the axes were turned for that.
+    """
 
     turns: Array
     moves: Array
+    rotations: Array
+
+    def losses(self, seen_turns: Array) -> Array:
+        """Return by how many degrees each pair's turn differs from what the images say, (pairs, shifts)."""
+        return np.asarray(np.degrees(np.linalg.norm(self.turns - seen_turns[:, None], axis=2)))
 
 
 def compare(pairs: Sequence[Pair]) -> Agreement:
     """Find how poses must be read and shifted to agree best with the images, then the depth's scale."""
-    shifts, given, inverted = _claims(pairs)
     seen_turns = np.array([pair.seen.turn for pair in pairs]).reshape(-1, 3)
     turning = np.linalg.norm(seen_turns, axis=1) > SMALLEST_TURN
+    shifts, given, inverted = _claims(pairs)
     if len(shifts) == 0 or np.count_nonzero(turning) < ENOUGH:
         return Agreement(len(pairs))
     whole = turning & np.isfinite(given.turns).all(axis=(1, 2))
-    turned_turns, rotations = _turned(given.turns, seen_turns, whole)
-    readings = {"as_given": given.turns, "inverted": inverted.turns, "turned": turned_turns}
-    losses = {
-        name: np.degrees(np.linalg.norm(turns - seen_turns[:, None], axis=2))[whole]
-        for name, turns in readings.items()
-    }
-    amount = np.degrees(np.median(np.linalg.norm(seen_turns[whole], axis=1)))
-    shares = {name: float(1 - np.median(loss, axis=0).min() / amount) for name, loss in losses.items()}
-    reading = next((name for name in readings if shares[name] >= EXPLAINED), "none")
-    shown = "as_given" if reading == "none" else reading
-    curve = np.median(losses[shown], axis=0)
+    if np.count_nonzero(whole) < ENOUGH:
+        return Agreement(len(pairs))
+    readings = {"as_given": given, "inverted": inverted, "turned": _turned(given, seen_turns, whole)}
+    losses = {name: reading.losses(seen_turns)[whole] for name, reading in readings.items()}
+    curves = {name: np.median(loss, axis=0) for name, loss in losses.items()}
+    amount = float(np.degrees(np.median(np.linalg.norm(seen_turns[whole], axis=1))))
+    unexplained = {name: float(curve.min()) / amount for name, curve in curves.items()}
+    name = _choose(unexplained, readings["turned"].rotations[int(curves["turned"].argmin())])
+    if name is None:
+        return Agreement(
+            len(pairs),
+            explained=1 - unexplained["as_given"],
+            shifts=shifts,
+            disagreement_deg=curves["as_given"],
+        )
+    reading, curve = readings[name], curves[name]
     best = int(curve.argmin())
-    rotation = rotations[best] if reading == "turned" else np.eye(3)
-    if reading == "turned" and rotation_angle(rotation) < TURNED:
-        reading = "none"
-    if reading == "none":
-        return Agreement(len(pairs), explained=shares["as_given"], shifts=shifts, disagreement_deg=curve)
-    moves = (inverted if reading == "inverted" else given).moves[:, best] @ rotation.T
-    known = np.isfinite(moves).all(axis=1)
+    known = np.isfinite(reading.moves[:, best]).all(axis=1)
+    moves = reading.moves[known, best]
     seen_moves = np.array([pair.seen.move for pair in pairs])[known]
-    scale, scale_std = _ratio(seen_moves, moves[known])
+    scale, scale_std = _ratio(seen_moves, moves)
     return Agreement(
         pairs=len(pairs),
-        reading=reading,
-        explained=shares[reading],
-        turned_deg=float(np.degrees(rotation_angle(rotation))),
+        reading=name,
+        explained=1 - unexplained[name],
+        turned_deg=float(np.degrees(rotation_angle(reading.rotations[best]))),
         shift=_minimum(shifts, curve),
-        shift_std=_spread_of_minimum(shifts, losses[shown]),
+        shift_std=_spread_of_minimum(shifts, losses[name]),
         at_limit=best in (0, len(shifts) - 1),
         depth_scale=scale,
         depth_scale_std=scale_std,
         shifts=shifts,
         disagreement_deg=curve,
         seen_moves=seen_moves,
-        recorded_moves=moves[known],
+        recorded_moves=moves,
     )
 
 
-def _claims(pairs: Sequence[Pair]) -> tuple[Array, _Recorded, _Recorded]:
+def _choose(unexplained: Mapping[str, float], rotation: Array) -> str | None:
+    """Return the simplest reading that explains enough; one less simple must explain far more."""
+    name = "as_given"
+    if unexplained["inverted"] < BETTER * unexplained[name]:
+        name = "inverted"
+    if unexplained["turned"] < BETTER * unexplained[name] and rotation_angle(rotation) > TURNED:
+        name = "turned"
+    return name if unexplained[name] <= 1 - EXPLAINED else None
+
+
+def _claims(pairs: Sequence[Pair]) -> tuple[Array, _Reading, _Reading]:
     """Return the shifts tried and what the poses claim at each: read as given, and as their inverses.
 
-    Only pairs that lie deep enough within their sequence can be shifted: the range is the widest that most
-    can.
+    Only pairs deep enough within their sequence can be shifted: the range is the widest that most can.
     """
-    if len(pairs) < ENOUGH:
-        nothing = _Recorded(np.empty((0, 0, 3)), np.empty((0, 0, 3)))
-        return np.empty(0), nothing, nothing
     widest = np.arange(-LARGEST_SHIFT, LARGEST_SHIFT + STEP / 2, STEP)
-    shape = (len(pairs), len(widest), 3)
-    given, inverted = (_Recorded(np.full(shape, np.nan), np.full(shape, np.nan)) for _ in range(2))
+    first, second = np.empty((2, len(pairs), len(widest), 4, 4))
     for row, pair in enumerate(pairs):
-        for column, shift in enumerate(widest):
-            try:
-                first, second = (
-                    pair.trajectory.at(round((time + shift) * 1e9), max_gap=3.0)
-                    for time in (pair.first, pair.second)
-                )
-            except RecordingError:
-                continue  # beyond the sequence's ends
-            for claims, second_from_first in (
-                (given, invert(second) @ first),
-                (inverted, second @ invert(first)),
-            ):
-                claims.turns[row, column] = rotation_vector(second_from_first[:3, :3])
-                claims.moves[row, column] = second_from_first[:3, 3]
+        first[row] = _poses_at(pair.trajectory, pair.first + widest)
+        second[row] = _poses_at(pair.trajectory, pair.second + widest)
+    whole = np.isfinite(first).all(axis=(2, 3)) & np.isfinite(second).all(axis=(2, 3))
+    within = np.zeros(len(widest), dtype=bool)
     for reach in (LARGEST_SHIFT, 8, 6, 5, 4, 3, 2, 1):
-        within = np.abs(widest) <= reach
-        whole = np.isfinite(given.turns[:, within]).all(axis=(1, 2))
-        if np.count_nonzero(whole) >= max(ENOUGH, len(pairs) / 2):
+        tried = np.abs(widest) <= reach
+        if np.count_nonzero(whole[:, tried].all(axis=1)) >= max(ENOUGH, len(pairs) / 2):
+            within = tried
             break
-    else:
-        within = np.zeros(len(widest), dtype=bool)
+    first, second = first[:, within], second[:, within]
+    unturned = np.broadcast_to(np.eye(3), (int(within.sum()), 3, 3))
     given, inverted = (
-        _Recorded(claims.turns[:, within], claims.moves[:, within]) for claims in (given, inverted)
+        _Reading(*_motions(earlier, later), unturned)
+        for earlier, later in ((first, second), (_inverses(first), _inverses(second)))
     )
     return widest[within], given, inverted
 
 
-def _turned(turns: Array, seen_turns: Array, whole: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Turn the poses' axes, for each shift by the rotation that fits best (Wahba's problem); return both.
+def _poses_at(trajectory: Trajectory, times: Array) -> Array:
+    """Return the poses (N, 4, 4) at times (N,), NaN outside the recorded ones and in long gaps.
+
+    `Trajectory.at` for many times at once. Between two poses rotations are blended and made orthonormal,
+    which takes the same path as turning evenly does.
+    """
+    stamps = trajectory.stamps_ns * 1e-9
+    after = np.clip(np.searchsorted(stamps, times), 1, max(len(stamps) - 1, 1))
+    if len(stamps) < 2:
+        return np.full((len(times), 4, 4), np.nan)
+    gap = stamps[after] - stamps[after - 1]
+    share = ((times - stamps[after - 1]) / gap)[:, None, None]
+    poses = (1 - share) * trajectory.poses[after - 1] + share * trajectory.poses[after]
+    u, _, vt = np.linalg.svd(poses[:, :3, :3])
+    poses[:, :3, :3] = u @ vt
+    outside = (share[:, 0, 0] < -1e-6) | (share[:, 0, 0] > 1 + 1e-6) | (gap > LONGEST_GAP)
+    poses[outside] = np.nan
+    return np.asarray(poses)
+
+
+def _inverses(poses: Array) -> Array:
+    """Return the inverses of rigid transforms (..., 4, 4)."""
+    inverses = poses.copy()
+    inverses[..., :3, :3] = poses[..., :3, :3].swapaxes(-1, -2)
+    inverses[..., :3, 3] = -(inverses[..., :3, :3] @ poses[..., :3, 3:])[..., 0]
+    return inverses
+
+
+def _motions(first: Array, second: Array) -> tuple[Array, Array]:
+    """Return rotation vectors and translations (..., 3) of second_from_first, for turns below 180 deg."""
+    second_from_first = _inverses(second) @ first
+    r = second_from_first[..., :3, :3]
+    axis = np.stack(
+        [r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], axis=-1
+    )
+    length = np.linalg.norm(axis, axis=-1, keepdims=True)  # twice the sine
+    angle = np.arctan2(length, np.trace(r, axis1=-2, axis2=-1)[..., None] - 1)
+    turns = axis * np.where(length > 1e-9, angle / np.maximum(length, 1e-9), 0.5)
+    return turns, second_from_first[..., :3, 3]
+
+
+def _turned(given: _Reading, seen_turns: Array, whole: npt.NDArray[np.bool_]) -> _Reading:
+    """Turn the poses' axes, for each shift by the rotation that fits best: Wahba's problem, robustly.
 
     A camera that turns about one axis alone leaves the rotation about that axis open: it is then left out.
     """
-    turned = np.empty_like(turns)
-    rotations = np.empty((turns.shape[1], 3, 3))
-    for column in range(turns.shape[1]):
-        correlation = seen_turns[whole].T @ turns[whole, column]
-        correlation += 0.02 * np.linalg.norm(correlation) * np.eye(3)
-        u, _, vt = np.linalg.svd(correlation)
-        rotations[column] = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-        turned[:, column] = turns[:, column] @ rotations[column].T
-    return turned, rotations
+    rotations = np.empty((given.turns.shape[1], 3, 3))
+    seen = seen_turns[whole]
+    for column in range(len(rotations)):
+        claimed = given.turns[whole, column]
+        weights = np.ones(len(seen))
+        for _ in range(ROUNDS):
+            correlation = (weights[:, None] * seen).T @ claimed
+            correlation += 0.003 * np.linalg.norm(correlation) * np.eye(3)
+            u, _, vt = np.linalg.svd(correlation)
+            rotations[column] = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+            error = np.linalg.norm(seen - claimed @ rotations[column].T, axis=1)
+            weights = 1 / (1 + (error / max(float(np.median(error)), 1e-12)) ** 2) ** 2
+    turns, moves = (np.einsum("sij,psj->psi", rotations, values) for values in (given.turns, given.moves))
+    return _Reading(turns, moves, rotations)
 
 
 def _minimum(shifts: Array, curve: Array) -> float:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from structpose_ros.training.frames import write_atomic
+from structpose_ros.training.frames import open_recording, write_atomic
 from structpose_ros.training.inspection.findings import Finding, find
 from structpose_ros.training.inspection.measure import SAMPLES, inspect
 from structpose_ros.training.inspection.page import draw_page
@@ -21,11 +21,12 @@ def inspect_into(
     """Write `inspect.png` and `inspect.json` of the recording in `root` into `out`; returns the warnings.
 
     Raises:
-        RecordingError: see `inspect`; nothing is written then.
+        RecordingError: see `open_recording` and `inspect`; nothing is written then.
         OSError: `out` can't be written to.
     """
     from tqdm import tqdm
 
+    recording = open_recording(root)
     with ExitStack() as stack:
         bars: list[tqdm[Any]] = []
 
@@ -34,7 +35,9 @@ def inspect_into(
                 bars.append(stack.enter_context(tqdm(desc="inspecting", unit="frame", total=total)))
             bars[0].update(done - bars[0].n)
 
-        inspection = inspect(root, samples=SAMPLES if samples is None else samples, rate=rate, progress=show)
+        inspection = inspect(
+            recording, samples=SAMPLES if samples is None else samples, rate=rate, progress=show
+        )
     findings = find(inspection)
     write_atomic(out / NUMBERS, to_json(numbers(inspection, findings)))
     draw_page(out / PAGE, inspection, findings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +18,6 @@ from structpose_ros.training.frames import (
     Recording,
     RecordingError,
     expect_size,
-    open_recording,
     read_color,
 )
 from structpose_ros.training.importers.trajectory import Trajectory
@@ -34,7 +32,7 @@ Array = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 SAMPLES = 200
-REGISTERED = 40  # of the samples, for the correlation of edges
+REGISTERED = 24  # of the samples, for the correlation of edges
 DEPTH_EVERY = 5  # pairs, of which the second one's depth is read as well
 SHARPNESS_WIDTH = 320  # px; larger images' noise would pass for sharpness
 LONGEST_STEP = 10  # frames between the two images of a pair
@@ -47,7 +45,8 @@ class FrameFigures:
     """Figures of the sampled frames, each (N,).
 
     index: place among all frames. valid_share: of pixels with depth. sharpness: variance of the Laplacian
-    over the recording's median. brightness: mean grey, 0-255. saturated: share of pixels at the upper end.
+    over the squared mean grey, relative to the median. brightness: mean grey, 0-255. saturated: share of
+    pixels at the upper end.
     """
 
     index: npt.NDArray[np.int64]
@@ -114,24 +113,27 @@ class _Gathered:
 
 
 def inspect(
-    root: Path, *, samples: int = SAMPLES, rate: float | None = None, progress: Progress | None = None
+    recording: Recording,
+    *,
+    samples: int = SAMPLES,
+    rate: float | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Measure a recording from about `samples` of its frames, spread evenly; the same frames every time.
 
     Args:
-        root: what `open_recording` opens.
+        recording: frames of at least a training split.
         samples: frames to read; each is compared with a later one.
         rate: frames per second, where the recording has no stamps.
         progress: called with the number of frames done and their total.
 
     Raises:
-        RecordingError: it is no recording, none of its frames can be read, or an argument makes no sense.
+        RecordingError: none of the frames can be read, or an argument makes no sense.
     """
     if samples < 1:
         raise RecordingError(f"expected 1 or more frames to sample, got {samples}")
     if rate is not None and not 0 < rate < math.inf:
         raise RecordingError(f"expected a rate above 0 Hz, got {rate:g}")
-    recording = open_recording(root)
     drives, bad = list_drives(recording)
     chosen = _sample(drives, samples)
     step = _pair_step(drives)
@@ -156,7 +158,9 @@ def inspect(
         if progress:
             progress(count + 1, len(chosen))
     if not gathered.rows or gathered.valid_sum is None:
-        raise RecordingError(f"expected frames that can be read in {root}, got none: {gathered.bad[0]}")
+        raise RecordingError(
+            f"expected frames that can be read in {recording.root}, got none: {gathered.bad[0]}"
+        )
 
     rows = np.array(gathered.rows)
     rows[:, 1] /= max(float(np.median(rows[:, 1])), 1e-12)
@@ -228,7 +232,7 @@ def _add_frame(gathered: _Gathered, frame: Frame, index: int) -> None:
     size = (round(factor * width), max(1, round(factor * height)))
     small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     valid = frame.depth_mm > 0
-    sharpness = float(cv2.Laplacian(small, cv2.CV_64F).var())
+    sharpness = float(cv2.Laplacian(small, cv2.CV_64F).var()) / (float(gray.mean()) + 1) ** 2
     gathered.rows.append((float(valid.mean()), sharpness, float(gray.mean()), float((gray >= 250).mean())))
     gathered.index.append(index)
     gathered.depth_counts += np.bincount(frame.depth_mm[valid], minlength=NOTHING_SEEN_MM)

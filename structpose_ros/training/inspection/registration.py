@@ -19,9 +19,9 @@ from structpose_ros.training.frames import Frame
 
 Array = npt.NDArray[np.float64]
 
-WORKING_WIDTH = 320  # px; edges are matched at this size
-MAGNIFICATION_STEP = 0.02  # of the logarithm
-MAGNIFICATIONS = np.exp(np.arange(-24, 25) * MAGNIFICATION_STEP)  # 0.62 .. 1.62
+WORKING_WIDTH = 256  # px; edges are matched at this size
+MAGNIFICATION_STEP = 0.03  # of the logarithm
+MAGNIFICATIONS = np.exp(np.arange(-16, 17) * MAGNIFICATION_STEP)  # 0.62 .. 1.62
 LARGEST_SHIFT = 0.06  # of the width
 JUMP = 1.1  # depth behind an edge over depth at it
 SHADOW_PX = 9  # beside near things depth cameras see nothing; the jump is looked for across as much

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from structpose_ros.camera import Camera
 from structpose_ros.geometry import rotation_vector, transform_points
-from structpose_ros.training.frames import Frame
+from structpose_ros.training.frames import NOTHING_SEEN_MM, Frame
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
@@ -18,6 +18,9 @@ Image = npt.NDArray[np.uint8]
 CORNERS = 400
 ROUND_TRIP_PX = 0.7  # a corner tracked there and back must come home as close as this
 INLIER_PX = 2.0
+CLOSE, REFINEMENTS = 3.0, 3  # times the median error; the motion is refined on tracks within it, as often
+WINDOW = 15  # px; what is followed of a corner
+DEPTH_RANGE = 1.1  # largest over smallest depth in the window: beyond, near and far things move apart
 ENOUGH = 15  # tracks that agree on one motion, and at least half of all
 
 # Thinned recordings have neighbours too far apart for optical flow: there features are matched instead.
@@ -80,7 +83,7 @@ def find_tracks(frame: Frame, second_rgb: Image) -> Tracks | None:
             continue
         columns, rows = np.rint(first).astype(int).T
         depth = frame.depth_mm[rows, columns] * 1e-3
-        known = depth > 0
+        known = _is_smooth(frame.depth_mm)[rows, columns]
         if np.count_nonzero(known) >= 2 * ENOUGH:
             return Tracks(first[known], second[known], depth[known])
     return None
@@ -111,11 +114,23 @@ def estimate_motion(tracks: Tracks, camera: Camera) -> VisualMotion | None:
     if not found or inliers is None or len(inliers) < max(ENOUGH, len(points) / 2):
         return None
     chosen = inliers[:, 0]
-    turn, move = cv2.solvePnPRefineLM(points[chosen], seen[chosen], np.eye(3), None, turn, move)
+    for _ in range(REFINEMENTS):
+        turn, move = cv2.solvePnPRefineLM(points[chosen], seen[chosen], np.eye(3), None, turn, move)
+        expected = cv2.projectPoints(points, turn, move, np.eye(3), None)[0].reshape(-1, 2)
+        error = np.linalg.norm(expected - seen, axis=1)
+        chosen = np.flatnonzero(error <= CLOSE * np.median(error[chosen]))
     if not (np.isfinite(turn).all() and np.isfinite(move).all()):
         return None
     rotation = np.asarray(cv2.Rodrigues(turn)[0], dtype=np.float64)
-    return VisualMotion(rotation_vector(rotation), unit * move[:, 0], len(chosen) / len(points))
+    return VisualMotion(rotation_vector(rotation), unit * move[:, 0], len(inliers) / len(points))
+
+
+def _is_smooth(depth_mm: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+    """Return (H, W) where depth is known and does not jump nearby."""
+    window = np.ones((WINDOW, WINDOW), dtype=np.uint8)
+    nearest = cv2.erode(np.where(depth_mm > 0, depth_mm, NOTHING_SEEN_MM).astype(np.uint16), window)
+    farthest = cv2.dilate(depth_mm, window)
+    return np.asarray((depth_mm > 0) & (farthest <= DEPTH_RANGE * nearest))
 
 
 def _follow_corners(first_gray: Image, second_gray: Image) -> tuple[Array, Array]:
@@ -124,10 +139,10 @@ def _follow_corners(first_gray: Image, second_gray: Image) -> tuple[Array, Array
     if corners is None:
         return np.empty((0, 2)), np.empty((0, 2))
     there, found, _ = cv2.calcOpticalFlowPyrLK(
-        first_gray, second_gray, corners, None, winSize=(15, 15), maxLevel=4
+        first_gray, second_gray, corners, None, winSize=(WINDOW, WINDOW), maxLevel=4
     )
     back, returned, _ = cv2.calcOpticalFlowPyrLK(
-        second_gray, first_gray, there, None, winSize=(15, 15), maxLevel=4
+        second_gray, first_gray, there, None, winSize=(WINDOW, WINDOW), maxLevel=4
     )
     missed = np.linalg.norm((back - corners).reshape(-1, 2), axis=1)
     good = (found.reshape(-1) > 0) & (returned.reshape(-1) > 0) & (missed < ROUND_TRIP_PX)
