@@ -150,7 +150,8 @@ def _claims(pairs: Sequence[Pair]) -> tuple[Array, _Reading, _Reading]:
     for row, pair in enumerate(pairs):
         first[row] = _poses_at(pair.trajectory, pair.first + widest)
         second[row] = _poses_at(pair.trajectory, pair.second + widest)
-    whole = np.isfinite(first).all(axis=(2, 3)) & np.isfinite(second).all(axis=(2, 3))
+    finite = np.isfinite(first) & np.isfinite(second)
+    whole = np.asarray(finite.all(axis=(2, 3)))
     within = np.zeros(len(widest), dtype=bool)
     for reach in (LARGEST_SHIFT, 8, 6, 5, 4, 3, 2, 1):
         tried = np.abs(widest) <= reach
