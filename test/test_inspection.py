@@ -185,7 +185,8 @@ def test_depth_has_another_unit(frames: list[Frame], tmp_path: Path, factor: flo
     assert found["depth_unit"].value == pytest.approx(factor, rel=0.15)
     if factor > 0.001:
         assert found.keys() & THREE == {"depth_unit"}
-        assert f"divide it by {factor:.2g}" in found["depth_unit"].sentence
+        fix = f"divide it by {factor:.0f}" if factor > 1 else f"multiply it by {1 / factor:.0f}"
+        assert fix in found["depth_unit"].sentence
 
 
 def test_positions_have_another_unit(frames: list[Frame], tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_positions_have_another_unit(frames: list[Frame], tmp_path: Path) -> Non
     _, found = examine(write(tmp_path, in_mm))
     assert set(found) - {"few_frames"} == {"depth_unit"}
     assert found["depth_unit"].value == pytest.approx(1e-3, rel=0.15)
-    assert "divide the poses' translations by 1000" in found["depth_unit"].sentence
+    assert "divide their translations by 1000" in found["depth_unit"].sentence
 
 
 def test_depth_of_another_camera(frames: list[Frame], tmp_path: Path) -> None:
@@ -303,6 +304,15 @@ def test_views_without_neighbours_claim_nothing(tmp_path: Path) -> None:
     assert inspection.agreement.depth_scale is None
     assert inspection.registration is None
     assert not found.keys() & (THREE | {"poses_disagree"})
+
+
+def test_no_depth_at_all(frames: list[Frame], tmp_path: Path) -> None:
+    write(tmp_path / "room", with_depth(frames[:4], np.zeros_like), test=1, stamps=False)
+    assert main(["inspect", str(tmp_path / "room"), "--out", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out" / "inspect.json").read_text())
+    assert {"low_valid_depth", "few_frames"} <= {item["name"] for item in told["warnings"]}
+    assert told["depth"]["median_m"] is None
+    assert told["interval_s"] is None
 
 
 @settings(max_examples=25, deadline=None)

@@ -158,19 +158,26 @@ def _of_unit(inspection: Inspection) -> Iterator[Finding]:
     if abs(math.log(scale)) < max(math.log(SCALE), SURE * std):
         return
     known = next((value for value in KNOWN_UNITS if abs(math.log(scale / value)) < 0.15), None)
+    meant = f" ({KNOWN_UNITS[known]}?)" if known else ""
     if low < median < high and not low < median / scale < high:
         sentence = (
-            f"positions are {_number(1 / scale)} times what depth and images call for, while the depth is "
-            f"plausible (median {median:.1f} m): divide the poses' translations by "
-            f"{_number(1 / (known or scale))}; metres are expected"
+            f"the poses' positions are {_number(1 / scale)} times what depth and images call for, while "
+            f"the depth is plausible (median {median:.1f} m): "
+            f"{_fix('their translations', 1 / (known or scale))}; metres are expected"
         )
     else:
         sentence = (
             f"depth is {_number(scale)} times what poses and images call for, its median "
-            f"{_number(median)} m{f' ({KNOWN_UNITS[known]}?)' if known else ''}: divide it by "
-            f"{_number(known or scale)}; millimetres are expected (or else positions are not in metres)"
+            f"{_number(median)} m{meant}: {_fix('it', known or scale)}; millimetres are expected (or else "
+            "positions are not in metres)"
         )
     yield Finding("depth_unit", scale, "recorded / true", sentence)
+
+
+def _fix(what: str, factor: float) -> str:
+    if factor > 1:
+        return f"divide {what} by {_number(factor)}"
+    return f"multiply {what} by {_number(1 / factor)}"
 
 
 def _number(value: float) -> str:

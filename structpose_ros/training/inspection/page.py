@@ -16,7 +16,7 @@ from structpose_ros.training.plots import plt
 
 WIDTH_IN = 14.55  # 1600 px, as plots.save writes 110 of them to an inch
 BODY_IN = 14.2
-WRAP = 136  # characters of a sentence on one line
+WRAP = 150  # characters of a sentence on one line
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10.5,

@@ -116,10 +116,9 @@ def facts(inspection: Inspection) -> list[str]:
             f", test views {100 * _middle(views.nearest_m):.0f} cm / {_middle(views.nearest_deg):.0f} deg "
             "from the nearest training view"
         )
-    depth = (
-        f"depth in {_middle(inspection.figures.valid_share):.0%} of the pixels, {low:.1f} .. {middle:.1f} "
-        f".. {high:.1f} m (5, 50, 95 %)"
-    )
+    depth = f"depth in {_middle(inspection.figures.valid_share):.0%} of the pixels"
+    if math.isfinite(middle):
+        depth += f", {low:.1f} .. {middle:.1f} .. {high:.1f} m (5, 50, 95 %)"
     depth += "" if fit is None else f", edges {fit.displacement_px:.0f} px from the image's"
     return [where, depth, _agreement(inspection)]
 
