@@ -90,7 +90,7 @@ def test_poses_over_ros_are_those_of_the_evaluation(
     out.mkdir()
     gate = {"gate.min_inlier_ratio": "0.0", "gate.max_residual": "100.0", "gate.map_margin": "10000.0"}
     gate["gate.consistency_frames"] = "1"
-    play(model, recording, out, 5.0, "cpu", gate)
+    play(model, recording, out, 2.0, "cpu", gate)  # Hz: a busy machine must not have to drop one
 
     stamps = dict(line.split(",") for line in (out / "stamps.csv").read_text().split())
     recorded = json.loads((out / "recorded.json").read_text())
