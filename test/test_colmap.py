@@ -382,7 +382,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     cv2.imwrite(str(images / "002.png"), np.zeros((480, 640, 3), np.uint8))
     with pytest.raises(
         RecordingError,
-        match=r"3 of 4 .*000.png: expected an image that the model names, got nothing; .*001.png: expected "
+        match=r"3 of 4 .*000.png: expected an image, got nothing; .*001.png: expected "
         r"an image, .*002.png: expected 64x48 as its camera says, got 640x480",
     ):
         import_colmap(room.root, tmp_path / "out", OPTIONS)

@@ -221,13 +221,18 @@ def read_bytes(path: Path, expected: str) -> bytes:
 
 
 def decode_image(content: bytes, flags: int) -> npt.NDArray[Any] | None:
-    """Return an encoded image as `cv2.imdecode` does, None where it is damaged or cut off."""
+    """Return an encoded image as `cv2.imdecode` does, None where it is damaged or cut off.
+
+    Its pixels are given as they are stored, which is what the camera's intrinsics are for: a turn that EXIF
+    asks for is left out.
+    """
     # OpenCV fills the rest of an image that was cut off with grey: only its end marker tells.
     for start, last_part, end in ((JPEG_START, b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND")):
         if content.startswith(start) and content.rfind(end) <= content.rfind(last_part):
             return None
     try:
-        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+        stored = np.frombuffer(content, dtype=np.uint8)
+        image = cv2.imdecode(stored, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:  # an empty file, or a header that speaks of a billion pixels
         return None
     return None if image is None else np.asarray(image)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -33,7 +32,7 @@ from structpose_ros.training.importers.common import (
     Picture,
     PlannedFrame,
     Selection,
-    decode_color,
+    read_color_file,
     write_import,
 )
 
@@ -103,7 +102,7 @@ def plan_colmap(source: Path, options: ColmapOptions) -> FilePlan:
 
     def read_one(index: int) -> Picture:
         path = Path(frames[index].source)
-        image_rgb, jpeg = _read_as_stored(path)
+        image_rgb, jpeg = read_color_file(path)
         expect_size(path, image_rgb.shape, camera)
         return Picture(image_rgb, depth(by_path[str(path)]), jpeg)
 
@@ -224,21 +223,6 @@ def _kind_of_depth(source: Path, options: ColmapOptions) -> str:
     if options.depth != "auto":
         return options.depth
     return "mvs" if any((source / _MAPS).rglob("*.geometric.bin")) else "sparse"
-
-
-def _read_as_stored(path: Path) -> tuple[npt.NDArray[np.uint8], bytes | None]:
-    """Return an image (H, W, 3) RGB as it lies in the file, and the file's bytes if they may be kept."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise RecordingError(f"{path}: expected an image that the model names, got nothing") from None
-    image_rgb, jpeg = decode_color(content, str(path))
-    if b"Exif" not in content and b"eXIf" not in content:
-        return image_rgb, jpeg
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), flags), cv2.COLOR_BGR2RGB)
-    # Where the two differ, whoever reads the bytes would see it turned.
-    return np.asarray(stored, dtype=np.uint8), jpeg if np.array_equal(stored, image_rgb) else None
 
 
 def _origin(source: Path, camera: Camera, options: ColmapOptions) -> dict[str, object]:

@@ -339,7 +339,9 @@ def _is_written(out: Path, item: PlannedFrame, number: int) -> bool:
 
 
 def decode_color(content: bytes, source: str) -> tuple[npt.NDArray[np.uint8], bytes | None]:
-    """Return an encoded image as (H, W, 3) RGB, and its bytes where they are a JPEG.
+    """Return an encoded image as (H, W, 3) RGB as it is stored, and its bytes where they are a JPEG to keep.
+
+    A JPEG that EXIF turns is not: other readers of the recording would see it turned, calibration or not.
 
     Raises:
         RecordingError: it can't be decoded, or is cut off.
@@ -348,7 +350,12 @@ def decode_color(content: bytes, source: str) -> tuple[npt.NDArray[np.uint8], by
     if image is None:
         raise RecordingError(f"{source}: expected an image, got {len(content)} bytes that can't be decoded")
     image_rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-    return image_rgb, content if content.startswith(JPEG_START) else None
+    if not content.startswith(JPEG_START):
+        return image_rgb, None
+    if b"Exif" in content:
+        turned = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+        return image_rgb, content if turned is not None and np.array_equal(turned, image) else None
+    return image_rgb, content
 
 
 def read_color_file(path: Path) -> tuple[npt.NDArray[np.uint8], bytes | None]:
