@@ -16,6 +16,7 @@ from structpose_ros.map_cloud import MapCloud
 from structpose_ros.model_card import ModelCard
 from structpose_ros.model_page import page
 from structpose_ros.network import PROVIDERS, OnnxNetwork, ProviderError
+from structpose_ros.training.importers.commands import add_formats, add_skip_bad
 
 WARNED = 3  # status of `inspect --strict`
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("import", help="turn a recording into posed frames on disk")
-    _add_import_formats(command)
+    add_formats(command)
     _add_mesh_commands(commands)
 
     command = commands.add_parser(
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("config", type=Path)
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="measure a model file or a run on frames with known poses")
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="images that show another place: how many of them are accepted",
     )
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_evaluate)
 
     command = commands.add_parser(
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--split", choices=["train", "test"], default="test")
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_ablate)
 
     command = commands.add_parser("compare", help="put a model's pose solve beside PnP and published results")
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the run's recording, to measure the map's points again (runs of earlier releases lack them)",
     )
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_export)
 
     command = commands.add_parser(
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="folders below the root, e.g. chess,fire (default: all that are there)",
     )
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_reproduce)
 
     command = commands.add_parser(
@@ -153,12 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print everything, as JSON")
     command.set_defaults(run=_info)
     return parser
-
-
-def _add_import_formats(command: argparse.ArgumentParser) -> None:
-    from structpose_ros.training.importers.commands import add_formats
-
-    add_formats(command)
 
 
 def _add_mesh_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -193,14 +188,8 @@ def _add_comparison(command: argparse.ArgumentParser) -> None:
         help="others' estimates: lines of file, qw qx qy qz, tx ty tz, world to camera; may be repeated",
     )
     command.add_argument("--truth", type=Path, metavar="FILE", help="true poses of the published estimates")
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_compare)
-
-
-def _add_skip_bad(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
-    )
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

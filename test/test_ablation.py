@@ -13,7 +13,7 @@ from test_train import CONFIG, weights
 
 from structpose_ros.training import ablation
 from structpose_ros.training.ablation import ROWS, SWITCHES, ablate, row_config, table
-from structpose_ros.training.config import PoseStage, load_config
+from structpose_ros.training.config import ConfigError, PoseStage, load_config
 
 SMALL = dataclasses.replace(
     CONFIG,
@@ -99,6 +99,14 @@ def test_what_is_finished_is_kept(finished: tuple[Path, Path], monkeypatch: pyte
     ablate(SMALL, room, out)
     assert {path: path.read_bytes() for path in out.glob("*/*") if path.is_file()} == before
     assert (out / "ablation.json").read_text() == table_before
+
+
+def test_rows_of_another_configuration_are_refused(finished: tuple[Path, Path]) -> None:
+    room, out = finished
+    before = (out / "ablation.json").read_text()
+    with pytest.raises(ConfigError, match="expected .*geometry to hold a run with this configuration"):
+        ablate(dataclasses.replace(SMALL, seed=1), room, out)
+    assert (out / "ablation.json").read_text() == before
 
 
 def test_a_median_over_failures_is_said() -> None:

@@ -454,6 +454,12 @@ def test_a_stage_that_no_longer_improves_ends_with_its_best_weights(
     assert resumed.views.epoch == 7  # six epochs of stage 1 were planned: its views come in no other stage
 
 
+def test_patience_needs_frames_to_judge_by(room: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, patience=2, validation_fraction=0.01)  # of 12 frames: none
+    with pytest.raises(ConfigError, match="patience: expected frames held out to judge by, got none of 12"):
+        Trainer(config, room, tmp_path / "run")
+
+
 def test_held_out_frames_are_measured_as_they_are(room: Path, tmp_path: Path) -> None:
     trainer = Trainer(CONFIG, room, tmp_path)
     trainer.train(stop_after=1)

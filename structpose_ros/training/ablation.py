@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tqdm import tqdm
 
 from structpose_ros.network import OnnxNetwork
@@ -24,7 +23,7 @@ from structpose_ros.training.config import PoseStage, TrainingConfig
 from structpose_ros.training.evaluate import evaluate_frames, summarize
 from structpose_ros.training.frame_store import remove_store
 from structpose_ros.training.frames import handle_bad, open_recording, write_atomic
-from structpose_ros.training.runs import CHECKPOINT, CONFIG, MODEL, read_checkpoint
+from structpose_ros.training.runs import CHECKPOINT, MODEL, claim_folder, read_checkpoint
 from structpose_ros.training.train import STORE, train
 
 POSE_EPOCHS = 10  # the paper's, where the configuration leaves stage 2 out
@@ -90,7 +89,7 @@ def start_from(first_stage: Path, run: Path, config: TrainingConfig) -> None:
     """Let a run begin after the first stage of another one; one that has begun is left alone.
 
     Raises:
-        ConfigError: the first run has no readable checkpoint.
+        ConfigError: the first run has no readable checkpoint, or `run` is one of another configuration.
     """
     if (run / CHECKPOINT).is_file():
         return
@@ -105,7 +104,7 @@ def start_from(first_stage: Path, run: Path, config: TrainingConfig) -> None:
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomic(run / CONFIG, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
+    claim_folder(run, config)
     write_atomic(run / CHECKPOINT, buffer.getvalue())
 
 
@@ -121,10 +120,10 @@ def ablate(
     rows: list[dict[str, Any]] = []
     for number, row in enumerate(ROWS, start=1):
         print(f"row {number} of {len(ROWS)}: {row.name}")
-        run = out / row.name
+        run, row_of = out / row.name, row_config(config, row)
+        claim_folder(run, row_of)
         measured = _measured(run, split)
         if measured is None:
-            row_of = row_config(config, row)
             if row.name != row.first_stage:
                 start_from(out / row.first_stage, run, row_of)
             train(row_of, data_root, run, skip_bad=skip_bad, store=out / STORE)

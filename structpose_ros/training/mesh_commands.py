@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from structpose_ros.training.importers.commands import tell, with_progress_bar
+from structpose_ros.training.importers.commands import add_skip_bad, tell, with_progress_bar
 
 
 def add_mesh_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,7 +40,7 @@ def _add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument(
         "--combine", action="store_true", help="keep the sensor's depth; the mesh fills its holes alone"
     )
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_labels)
 
 
@@ -65,14 +65,8 @@ def _add_fuse(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="M",
         help="depth beyond it is not used: a sensor's error grows with it (default %(default)s)",
     )
-    _add_skip_bad(command)
+    add_skip_bad(command)
     command.set_defaults(run=_fuse)
-
-
-def _add_skip_bad(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
-    )
 
 
 def _labels(arguments: argparse.Namespace) -> None:

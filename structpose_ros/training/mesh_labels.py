@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros.training.frames import (
-    SPLIT_FILES,
     Frame,
     FrameFiles,
     Recording,
@@ -23,15 +22,14 @@ from structpose_ros.training.frames import (
     open_recording,
     read_color,
     read_pose,
-    read_stamps,
 )
 from structpose_ros.training.importers.common import (
     FilePlan,
     Imported,
     Picture,
-    PlannedFrame,
     Progress,
     depth_in_millimetres,
+    plan_frames,
     write_import,
 )
 from structpose_ros.training.meshes import DepthCaster, MeshError, format_point, read_mesh
@@ -102,7 +100,7 @@ def cast_labels(
     mesh = read_mesh(mesh_file, metres_per_unit)
     mesh_from_map = np.eye(4) if mesh_from_map_file is None else read_pose(mesh_from_map_file)
     caster = DepthCaster(mesh, recording.camera)
-    frames, files, bad = _look_through(recording)
+    frames, files, bad = plan_frames(recording, need_depth=False)
 
     def depth_mm(index: int) -> npt.NDArray[np.uint16]:
         return depth_in_millimetres(caster.depth(mesh_from_map @ frames[index].map_from_camera), 1.0)
@@ -133,30 +131,6 @@ def cast_labels(
     }
     plan = FilePlan(recording.camera, frames, origin, read_one, bad)
     return write_import(plan, out, skip_bad=skip_bad, progress=progress), agreement
-
-
-def _look_through(recording: Recording) -> tuple[list[PlannedFrame], list[FrameFiles], list[str]]:
-    """Return the frames of all splits, which keep their numbers, their files, and what is bad."""
-    frames: list[PlannedFrame] = []
-    files: list[FrameFiles] = []
-    bad: list[str] = []
-    stamps: dict[str, dict[int, float]] = {}
-    for split in [split for split, name in SPLIT_FILES.items() if (recording.root / name).is_file()]:
-        complete, missing = recording.files(split, need_depth=False)
-        bad += missing
-        for item in complete:
-            try:
-                pose = recording.read_pose(item)
-            except RecordingError as error:
-                bad.append(str(error))
-                continue
-            folder, digits = item.name.split("/frame-")
-            if folder not in stamps:
-                stamps[folder] = read_stamps(recording.root / folder)
-            number, sequence = int(digits), int(folder.removeprefix("seq-"))
-            frames.append(PlannedFrame(item.name, pose, stamps[folder].get(number), split, sequence, number))
-            files.append(item)
-    return frames, files, bad
 
 
 def _read(recording: Recording, files: FrameFiles) -> Frame:

@@ -85,9 +85,8 @@ class Monitor:
                 self._writer.add_image(name, picture, self._steps_done(), dataformats="HWC")
 
     def _steps_done(self) -> int:
-        progress, trainer = self.trainer.progress, self.trainer
-        steps = math.ceil(len(trainer.views) / trainer.config.batch_size)
-        return progress.epochs_done * steps + progress.step
+        progress = self.trainer.progress
+        return progress.epochs_done * self.trainer.steps_per_epoch + progress.step
 
     def _trim_log(self) -> None:
         if not self._path.is_file():

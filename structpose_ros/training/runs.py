@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from structpose_ros import __version__
 from structpose_ros.alignment import weighted_median
@@ -25,7 +26,14 @@ from structpose_ros.training.config import ConfigError, TrainingConfig, load_con
 from structpose_ros.training.description import from_plain, training_of
 from structpose_ros.training.evaluate import Outcome, evaluate_frames, summarize
 from structpose_ros.training.export import export_model
-from structpose_ros.training.frames import Frame, FrameFiles, Recording, open_recording, write_atomic
+from structpose_ros.training.frames import (
+    Frame,
+    FrameFiles,
+    Recording,
+    open_recording,
+    remove_temporaries,
+    write_atomic,
+)
 from structpose_ros.training.map_cloud import measure_scene
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork
 
@@ -94,6 +102,26 @@ def _weights_are_trained(progress: dict[str, Any], config: TrainingConfig) -> bo
     if "stage" not in progress:
         return bool(progress["epochs_done"] > config.geometry.epochs)
     return (progress["stage"], progress["epoch"], progress["step"]) > (1, 0, 0)
+
+
+def claim_folder(run: Path, config: TrainingConfig) -> None:
+    """Make a folder a run of this configuration, or see that it is one.
+
+    Raises:
+        ConfigError: it holds a run with another configuration, or other files.
+    """
+    path = run / CONFIG
+    if path.is_file() and load_config(path) == config:
+        remove_temporaries(run)
+        return
+    if run.is_dir() and any(item != path for item in run.iterdir()):
+        raise ConfigError(
+            f"expected {run} to hold a run with this configuration, got another one in {path}: "
+            "choose another --out, or delete the folder"
+            if path.is_file()
+            else f"expected a run or an empty folder at {run}, got a folder with other files"
+        )
+    write_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
 
 
 def training_environment(device: torch.device) -> dict[str, str]:

@@ -18,21 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from structpose_ros.training import dataset as data
 from structpose_ros.training import parallel
 from structpose_ros.training.augmentation import NO_AUGMENTATION
-from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
+from structpose_ros.training.config import ConfigError, TrainingConfig
 from structpose_ros.training.description import FrameDescriber, as_plain
 from structpose_ros.training.frame_store import FrameStore, build_store, remove_store
 from structpose_ros.training.frames import (
     RecordingError,
     handle_bad,
     open_recording,
-    remove_temporaries,
     write_atomic,
 )
 from structpose_ros.training.labels import Labels
@@ -42,10 +40,10 @@ from structpose_ros.training.networks import StructPoseNetwork
 from structpose_ros.training.parity import rays_tensor
 from structpose_ros.training.runs import (
     CHECKPOINT,
-    CONFIG,
     MODEL,
     as_tensors,
     calibrate,
+    claim_folder,
     expect_same_frames,
     export_run,
     read_checkpoint,
@@ -116,7 +114,7 @@ class Trainer:
         self.fabric, self._scaler = parallel.launch(config.device, config.precision)
         _expect_equal_shares(config.batch_size)
         if self.fabric.is_global_zero:
-            self._claim_folder()
+            claim_folder(out, config)
         self._seed()
         self.recording = open_recording(data_root)
         files, missing = self.recording.files("train")
@@ -128,6 +126,11 @@ class Trainer:
         self._say(f"left out: {line}" for line in missing + everything.bad)
         frames = everything.named([item.name for item in training_files])
         held_out = everything.named([item.name for item in self.validation_files])
+        if config.patience > 0 and not held_out:
+            raise ConfigError(
+                f"patience: expected frames held out to judge by, got none of {len(frames)}: raise "
+                "validation_fraction, or set patience to 0"
+            )
         if not frames:
             raise RecordingError(f"expected training frames in {data_root}, got none that can be read")
         self.input_camera = self.recording.camera.resized(config.input.width, config.input.height)
@@ -159,10 +162,15 @@ class Trainer:
         self._resumed_optimizer: dict[str, Any] | None = None
         self._load_checkpoint()
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of all processes together in an epoch."""
+        return math.ceil(len(self.views) / self.config.batch_size)
+
     def train(self, *, stop_after: int | None = None) -> None:
         """Train all stages, or until `stop_after` epochs are done; every epoch ends in a checkpoint."""
         stages = self.method.stages
-        steps = math.ceil(len(self.views) / self.config.batch_size)
+        steps = self.steps_per_epoch
         epochs = sum(stage.epochs for stage in stages)
         last = epochs if stop_after is None else min(stop_after, epochs)
         done = self.progress.epochs_done * steps + self.progress.step
@@ -177,15 +185,15 @@ class Trainer:
             while self.progress.stage < len(stages) and self.progress.epochs_done < last:
                 stage = stages[self.progress.stage]
                 if self.progress.epoch < stage.epochs:
-                    self._run_epoch(stage, steps, bar, monitor)
+                    self._run_epoch(stage, bar, monitor)
                 if self.progress.epoch >= stage.epochs or self._has_converged():
                     self._end_stage()
                 self._save_checkpoint()
 
-    def _run_epoch(self, stage: Stage, steps: int, bar: tqdm[Any], monitor: Monitor) -> None:
+    def _run_epoch(self, stage: Stage, bar: tqdm[Any], monitor: Monitor) -> None:
         if self.optimizer is None:
             self._begin_stage(stage)
-        started, before = time.monotonic(), self.progress.seconds
+        started, before, steps = time.monotonic(), self.progress.seconds, self.steps_per_epoch
         saved = started
         self.module.train(stage.learns_statistics)
         self.views.epoch, self.views.rigid = self._epochs_begun(), stage.rigid
@@ -306,7 +314,7 @@ class Trainer:
         """Yield this process' share of each batch; the last one is filled up from the first."""
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.views))
         size = self.config.batch_size
-        full = np.resize(order, math.ceil(len(order) / size) * size)
+        full = np.resize(order, self.steps_per_epoch * size)
         share = size // self.fabric.world_size
         for first in range(self.fabric.global_rank * share, len(full), size):
             yield full[first : first + share].tolist()
@@ -359,21 +367,6 @@ class Trainer:
         if self.fabric.is_global_zero:
             for line in lines:
                 print(line)
-
-    def _claim_folder(self) -> None:
-        path = self.out / CONFIG
-        if path.is_file() and load_config(path) == self.config:
-            remove_temporaries(self.out)
-            return
-        if self.out.is_dir() and any(item != path for item in self.out.iterdir()):
-            raise ConfigError(
-                f"expected {self.out} to hold a run with this configuration, got another one in {path}: "
-                "choose another --out, or delete the folder"
-                if path.is_file()
-                else f"expected a run or an empty folder at {self.out}, got a folder with other files"
-            )
-        text = yaml.safe_dump(dataclasses.asdict(self.config), sort_keys=False)
-        write_atomic(path, text.encode())
 
     def _save_checkpoint(self) -> None:
         if not self.fabric.is_global_zero:

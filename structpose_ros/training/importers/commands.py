@@ -39,11 +39,16 @@ def _add_format(
     command = formats.add_parser(name, help=help_text, description=help_text)
     command.add_argument("source", type=Path, metavar="SRC")
     command.add_argument("out", type=Path, metavar="OUT")
+    add_skip_bad(command)
+    command.set_defaults(run=lambda arguments: _run(run, arguments))
+    return command
+
+
+def add_skip_bad(command: argparse.ArgumentParser) -> None:
+    """Add --skip-bad, which every command that reads frames has."""
     command.add_argument(
         "--skip-bad", action="store_true", help="leave bad frames out instead of refusing them"
     )
-    command.set_defaults(run=lambda arguments: _run(run, arguments))
-    return command
 
 
 def add_selection(command: argparse.ArgumentParser) -> None:

@@ -24,11 +24,14 @@ from structpose_ros.training.frames import (
     JPEG_START,
     SPLIT_FILES,
     Frame,
+    FrameFiles,
+    Recording,
     RecordingError,
     decode_image,
     expect_size,
     handle_bad,
     read_bytes,
+    read_stamps,
     remove_temporaries,
     write_atomic,
     write_camera,
@@ -336,6 +339,35 @@ def _is_written(out: Path, item: PlannedFrame, number: int) -> bool:
     stem = _folder(out, item) / f"frame-{number:06d}"
     color = any(Path(f"{stem}.color.{ending}").is_file() for ending in ("jpg", "png"))
     return color and all(Path(f"{stem}.{part}").is_file() for part in ("depth.png", "pose.txt"))
+
+
+def plan_frames(
+    recording: Recording, *, need_depth: bool = True
+) -> tuple[list[PlannedFrame], list[FrameFiles], list[str]]:
+    """Return the frames of all splits, which keep their numbers, their files, and a line for each bad one.
+
+    Without `need_depth` a frame may lack its depth.
+    """
+    frames: list[PlannedFrame] = []
+    files: list[FrameFiles] = []
+    bad: list[str] = []
+    stamps: dict[str, dict[int, float]] = {}
+    for split in [split for split, name in SPLIT_FILES.items() if (recording.root / name).is_file()]:
+        complete, missing = recording.files(split, need_depth=need_depth)
+        bad += missing
+        for item in complete:
+            try:
+                pose = recording.read_pose(item)
+            except RecordingError as error:
+                bad.append(str(error))
+                continue
+            folder, digits = item.name.split("/frame-")
+            if folder not in stamps:
+                stamps[folder] = read_stamps(recording.root / folder)
+            number, sequence = int(digits), int(folder.removeprefix("seq-"))
+            frames.append(PlannedFrame(item.name, pose, stamps[folder].get(number), split, sequence, number))
+            files.append(item)
+    return frames, files, bad
 
 
 def decode_color(content: bytes, source: str) -> tuple[npt.NDArray[np.uint8], bytes | None]:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from structpose_ros.camera import Camera
 from structpose_ros.geometry import invert, rigid_from_matrix
 from structpose_ros.training.frames import (
-    SPLIT_FILES,
     Frame,
     FrameFiles,
     Recording,
@@ -26,7 +25,13 @@ from structpose_ros.training.frames import (
     read_depth,
     read_pose,
 )
-from structpose_ros.training.importers.common import FilePlan, Imported, Picture, PlannedFrame, write_import
+from structpose_ros.training.importers.common import (
+    FilePlan,
+    Imported,
+    Picture,
+    plan_frames,
+    write_import,
+)
 from structpose_ros.training.registration import register_depth
 
 DEPTH_CAMERA = Camera(640, 480, 585.0, 585.0, 320.0, 240.0)
@@ -92,21 +97,7 @@ def import_7scenes(
 def plan_7scenes(source: Path) -> FilePlan:
     """Look through a scene; sequences and frames keep their numbers."""
     recording = SevenScenesRecording(source)
-    frames: list[PlannedFrame] = []
-    files: list[FrameFiles] = []
-    bad: list[str] = []
-    for split in [split for split, name in SPLIT_FILES.items() if (source / name).is_file()]:
-        complete, missing = recording.files(split)
-        bad += missing
-        for item in complete:
-            try:
-                pose = recording.read_pose(item)
-            except RecordingError as error:
-                bad.append(str(error))
-                continue
-            sequence, number = item.name.removeprefix("seq-").split("/frame-")
-            frames.append(PlannedFrame(item.name, pose, None, split, int(sequence), int(number)))
-            files.append(item)
+    frames, files, bad = plan_frames(recording)
 
     def read_one(index: int) -> Picture:
         frame = recording.read(files[index])
