@@ -19,6 +19,7 @@ FRAMES = {
     "collinear": "turn the camera to see more of the scene than one line",
     "low_inlier_ratio": "turn the camera to a place of the map; if it is one, record it and train again",
     "high_residual": "turn the camera to a place of the map; if it is one, record it and train again",
+    "low_confidence": "turn the camera to a place of the map; if it is one, record it and train again",
     "outside_map": "turn the camera to a place of the map, or raise gate.map_margin",
     "unconfirmed": "wait for the next images: gate.consistency_frames poses in a row must agree",
     "prior_mismatch": "give a better prior or a larger covariance, or call ~/relocalize, which has none",

@@ -1,6 +1,7 @@
 """Weighted rigid alignment of camera points to map points: the pose solve (paper §3.3).
 
-Closed form and a fixed number of rounds: the same work on every frame, nothing is sampled.
+Closed form and a fixed number of rounds: the same work on every frame, nothing is sampled. Where the model
+asks for it, rounds of Gauss-Newton on the reprojection error follow (see `refinement`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros.geometry import skew, transform
+from structpose_ros.refinement import Refined, refine
 
 Array = npt.NDArray[np.float64]
 _ROUNDING = 1e-14  # of the product of both point sets' norms: a smaller cross-covariance is rounding
@@ -39,6 +41,9 @@ class AlignmentOptions:
     min_effective_points: fewest effective points, (sum w)^2 / sum w^2, that make a pose.
     min_spread: smallest ratio of the second to the first singular value of the cross-covariance; below it the
         points lie on a line and the rotation about it is unknown. A plane (third value 0) is fine.
+    refine_rounds: rounds of Gauss-Newton on the reprojection error after that; 0 leaves it out.
+    refine_from, refine_to: their Geman-McClure scale in the first and the last round, as a distance in the
+        image at z = 1 (0.01 is 5 pixels at a focal length of 500).
     """
 
     robust_rounds: int = 5
@@ -47,11 +52,19 @@ class AlignmentOptions:
     inlier_threshold: float = 0.10
     min_effective_points: float = 6.0
     min_spread: float = 1e-6
+    refine_rounds: int = 0
+    refine_from: float = 0.12
+    refine_to: float = 0.012
 
     def __post_init__(self) -> None:
         if not 0 <= self.robust_rounds <= 100:
             raise ValueError(f"robust_rounds: expected 0 .. 100, got {self.robust_rounds}")
-        for name in ("robust_scale", "robust_floor", "inlier_threshold", "min_spread"):
+        if not 0 <= self.refine_rounds <= 100:
+            raise ValueError(f"refine_rounds: expected 0 .. 100, got {self.refine_rounds}")
+        for name in (
+            *("robust_scale", "robust_floor", "inlier_threshold", "min_spread"),
+            *("refine_from", "refine_to"),
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a value above 0, got {getattr(self, name)}")
         if not self.min_effective_points >= 3:
@@ -63,11 +76,12 @@ class PoseEstimate:
     """A solved pose and the facts to judge it by.
 
     map_from_camera: (4, 4) float64, camera optical frame to map.
-    residuals: (N,) metres, |p_map - (R p_camera + t)|, for every point given.
+    residuals: (N,) metres, |p_map - (R p_camera + t)|, for every point given; after a refinement, which makes
+        no use of the camera points' depth, the distance of p_map from the point's ray.
     weights: (N,) the weights that the last solve used (given weights times robust weights).
     inlier_ratio: share of the given weight on residuals within `inlier_threshold`, 0 .. 1.
     effective_points: (sum w)^2 / sum w^2 of `weights`.
-    singular_values: (3,) m^2, of the weighted cross-covariance divided by sum w.
+    singular_values: (3,) m^2, of the weighted cross-covariance divided by sum w, in the closed-form solve.
     covariance: (6, 6) x y z rx ry rz; translation in metres and rotation in radians about the map's axes
         (the convention of geometry_msgs/PoseWithCovariance). Residuals are taken as independent and
         isotropic; the model's calibration scales it for what they really are. Exact data gives zero.
@@ -133,6 +147,8 @@ def align(
         solved = _solve(a, b, current, rounding, options)
     if isinstance(solved, AlignmentFailure):
         return solved
+    if options.refine_rounds > 0:
+        return _refined(a, b, given, solved, options)
 
     squared = _squared_residuals(a, b, solved)
     residuals = np.sqrt(squared)
@@ -152,6 +168,38 @@ def weighted_median(values: Array, weights: Array) -> float:
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])
+
+
+def _refined(
+    a: Array, b: Array, given: Array, solved: _Solved, options: AlignmentOptions
+) -> PoseEstimate | AlignmentFailure:
+    """Refine a solved pose on the rays of the camera points (3, N); a point without depth has no ray."""
+    ahead = a[2] > 0
+    if not ahead.all():
+        given = np.where(ahead, given, 0.0)
+    image_points = a[:2] / np.where(ahead, a[2], 1.0)
+    try:
+        refined = refine(
+            *(solved.rotation, solved.translation, image_points, b, given),
+            *(options.refine_rounds, options.refine_from, options.refine_to),
+        )
+        total = float(refined.weights.sum())  # 0 if the last step has left all points behind
+        effective_points = total**2 / float(refined.weights @ refined.weights) if total > 0 else 0.0
+        if effective_points < options.min_effective_points * (1.0 - 1e-9):
+            return AlignmentFailure.TOO_FEW_POINTS
+        covariance = _covariance_of_refined(refined, given)
+    except np.linalg.LinAlgError:
+        return AlignmentFailure.COLLINEAR
+    inliers = refined.distances <= options.inlier_threshold
+    return PoseEstimate(
+        map_from_camera=transform(refined.rotation, refined.translation),
+        residuals=refined.distances,
+        weights=refined.weights,
+        inlier_ratio=float(given[inliers].sum() / given.sum()),
+        effective_points=effective_points,
+        singular_values=solved.singular_values,
+        covariance=covariance,
+    )
 
 
 class _Solved(NamedTuple):
@@ -212,4 +260,18 @@ def _covariance(solved: _Solved, a: Array, squared_residuals: Array, given: Arra
     information[:3, 3:] = information[3:, :3].T
     information[3:, 3:] = np.trace(moment) * np.eye(3) - moment
     covariance = variance * np.linalg.inv(information)
+    return np.asarray(0.5 * (covariance + covariance.T))
+
+
+def _covariance_of_refined(refined: Refined, given: Array) -> Array:
+    """Covariance (6, 6) as in `_covariance`, from the normal equations of the reprojection error."""
+    weights = refined.weights
+    squared = np.where(weights > 0, refined.squared_errors, 0.0)
+    robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
+    total = float(weights.sum())
+    slope = max(float(weights @ (4.0 * robust - 1.0)) / 3.0, 0.1 * total)
+    effective_points = total**2 / float(weights @ weights)
+    freedom = effective_points / max(effective_points - 3.0, 1.0)
+    variance = float(weights**2 @ squared) / 2.0 / slope**2 * freedom * total
+    covariance = variance * np.linalg.inv(refined.normal_matrix)
     return np.asarray(0.5 * (covariance + covariance.T))

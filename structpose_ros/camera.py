@@ -139,9 +139,13 @@ class Camera:
 
         Cell i covers pixels stride*i .. stride*i + stride - 1, so its centre is stride*i + (stride - 1)/2.
         """
+        return self.rays(self.pixel_grid(stride))
+
+    def pixel_grid(self, stride: int = 1) -> Array:
+        """Return the pixel coordinates (h, w, 2) of the cell centres of `ray_grid`."""
         columns = np.arange(self.width // stride) * stride + (stride - 1) / 2
         rows = np.arange(self.height // stride) * stride + (stride - 1) / 2
-        return self.rays(np.stack(np.meshgrid(columns, rows), axis=-1))
+        return np.stack(np.meshgrid(columns, rows), axis=-1)
 
 
 def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tuple[ImageRgb, Camera]:

@@ -10,14 +10,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.camera import Camera
+from structpose_ros.confidence import ConfidenceModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "structpose_ros"
 
 INPUT_IMAGE, INPUT_RAYS = "image", "rays"
 OUTPUT_DEPTH, OUTPUT_SCENE_COORDINATES, OUTPUT_WEIGHTS = "depth", "scene_coordinates", "weights"
+OUTPUT_OFFSETS = "offsets"  # of models with keypoints
 
 _MOST_CHARACTERS = 1_000_000  # of a metadata entry, unless it says otherwise
 _SHOWN = 200  # characters at most of a foreign value in a message
@@ -41,7 +46,12 @@ class ModelContract:
     training_camera: camera of the training images at input size.
     alignment: how to solve; its inlier threshold is fitted on held-out frames where training had some.
     covariance_scale: factor on the alignment's covariance, fitted on held-out frames (1: not fitted).
+    covariance_floor: standard deviations, m and rad, of errors that the points of a frame have in common and
+        that their residuals can't show; fitted with the scale, added in quadrature.
+    confidence: what P(error within 10 cm and 5 degrees) follows from; None: not fitted.
     validation: metrics on held-out frames of the training split, and on how many.
+    keypoints: each cell speaks for one point within it, which stands at the cell's centre plus the graph's
+        output `offsets`, (1, 2, h, w) pixels of the input; else for its centre.
     """
 
     dataset: str
@@ -57,7 +67,10 @@ class ModelContract:
     training_camera: Camera
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     covariance_scale: float = 1.0
+    covariance_floor: tuple[float, float] = (0.0, 0.0)
+    confidence: ConfidenceModel | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
+    keypoints: bool = False
     network: str = ""
     config_digest: str = ""
     producer: str = ""
@@ -82,6 +95,9 @@ class ModelContract:
             raise ModelFileError(f"expected map_min <= map_max, got {self.map_min} and {self.map_max}")
         if not (math.isfinite(self.covariance_scale) and self.covariance_scale > 0):
             raise ModelFileError(f"expected a covariance scale above 0, got {self.covariance_scale}")
+        floor = self.covariance_floor
+        if len(floor) != 2 or not all(math.isfinite(value) and value >= 0 for value in floor):
+            raise ModelFileError(f"expected two numbers of at least 0 as covariance_floor, got {floor}")
         if not all(math.isfinite(value) for value in self.validation.values()):
             raise ModelFileError(f"expected finite numbers as validation, got {shown(dict(self.validation))}")
 
@@ -89,6 +105,16 @@ class ModelContract:
     def grid_shape(self) -> tuple[int, int]:
         """(h, w) of the output cells."""
         return self.input_height // self.stride, self.input_width // self.stride
+
+    def calibrated_covariance(self, covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the covariance (6, 6) of `PoseEstimate` as it was found to be on held-out frames."""
+        floors = np.repeat(np.square(self.covariance_floor), 3)
+        return np.asarray(self.covariance_scale * covariance + np.diag(floors))
+
+    def metres_outside(self, position: npt.NDArray[np.float64]) -> float:
+        """Return how far a position (3,) in the map is from the box around the map's points; 0 inside."""
+        nearest = np.clip(position, self.map_min, self.map_max)
+        return float(np.linalg.norm(position - nearest))
 
     def to_metadata(self) -> dict[str, str]:
         """Return the entries to store in the model file's `metadata_props`."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros.alignment import AlignmentFailure, PoseEstimate, weighted_median
+from structpose_ros.confidence import features
 from structpose_ros.contract import ModelContract
 from structpose_ros.geometry import rotation_vector
 
@@ -38,6 +39,7 @@ class RejectReason(Enum):
 
     LOW_INLIER_RATIO = "low_inlier_ratio"
     HIGH_RESIDUAL = "high_residual"
+    LOW_CONFIDENCE = "low_confidence"
     OUTSIDE_MAP = "outside_map"
 
     UNCONFIRMED = "unconfirmed"
@@ -50,18 +52,22 @@ class RejectReason(Enum):
 class GateOptions:
     """Bounds that an estimate must keep.
 
+    min_confidence: 0 .. 1, least probability of an error within 10 cm and 5 degrees; 0 takes the model file's
+        own bound. Where the model file has no calibrated confidence the next two decide in its place.
     min_inlier_ratio: 0 .. 1, share of the points within the alignment's inlier threshold.
     max_residual: metres, weighted median residual.
     map_margin: metres that the camera may stand outside the box around the map's points.
     """
 
+    min_confidence: float = 0.0
     min_inlier_ratio: float = 0.25
     max_residual: float = 0.25
     map_margin: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_inlier_ratio <= 1:
-            raise ValueError(f"min_inlier_ratio: expected 0 .. 1, got {self.min_inlier_ratio}")
+        for name in ("min_confidence", "min_inlier_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 .. 1, got {getattr(self, name)}")
         if not self.max_residual > 0:
             raise ValueError(f"max_residual: expected metres above 0, got {self.max_residual}")
         if not self.map_margin >= 0:
@@ -85,24 +91,37 @@ class Decision:
 def judge(
     outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, options: GateOptions
 ) -> Decision:
-    """Judge what the alignment returned. The confidence is the inlier ratio: ordered, no probability yet."""
+    """Judge what the alignment returned.
+
+    The confidence is the calibrated probability of an error within 10 cm and 5 degrees, where the model file
+    has what it takes; else the inlier ratio, which is ordered, but no probability.
+    """
     if isinstance(outcome, AlignmentFailure):
         return Decision(RejectReason(outcome.value), 0.0, f"alignment failed: {outcome.value}")
-    if outcome.inlier_ratio < options.min_inlier_ratio:
-        detail = f"inlier ratio {outcome.inlier_ratio:.2f}, expected at least {options.min_inlier_ratio:.2f}"
-        return Decision(RejectReason.LOW_INLIER_RATIO, 0.0, detail)
-    residual = weighted_median_residual(outcome)
-    if residual > options.max_residual:
-        detail = f"median residual {residual:.3f} m, expected at most {options.max_residual:.3f} m"
-        return Decision(RejectReason.HIGH_RESIDUAL, 0.0, detail)
     position = outcome.map_from_camera[:3, 3]
+    if contract.confidence is not None:
+        outside = contract.metres_outside(position)
+        confidence = contract.confidence.probability(features(outcome, outside))
+        least = options.min_confidence or contract.confidence.threshold
+        if confidence < least:
+            detail = f"confidence {confidence:.3f}, expected at least {least:.3f}"
+            return Decision(RejectReason.LOW_CONFIDENCE, 0.0, detail)
+    else:
+        confidence = outcome.inlier_ratio
+        if confidence < options.min_inlier_ratio:
+            detail = f"inlier ratio {confidence:.2f}, expected at least {options.min_inlier_ratio:.2f}"
+            return Decision(RejectReason.LOW_INLIER_RATIO, 0.0, detail)
+        residual = weighted_median_residual(outcome)
+        if residual > options.max_residual:
+            detail = f"median residual {residual:.3f} m, expected at most {options.max_residual:.3f} m"
+            return Decision(RejectReason.HIGH_RESIDUAL, 0.0, detail)
     low = np.asarray(contract.map_min) - options.map_margin
     high = np.asarray(contract.map_max) + options.map_margin
     if (position < low).any() or (position > high).any():
         at = np.round(position, 2).tolist()
         detail = f"position {at} m, expected within {low.tolist()} .. {high.tolist()} m"
         return Decision(RejectReason.OUTSIDE_MAP, 0.0, detail)
-    return Decision(None, outcome.inlier_ratio)
+    return Decision(None, confidence)
 
 
 def weighted_median_residual(estimate: PoseEstimate) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -68,14 +69,25 @@ def _calibration(contract: ModelContract) -> Rows:
     rows = [("inlier threshold", f"residuals up to {threshold:.3f} m count as inliers; {source}")]
     if "mean_nees" in validation or contract.covariance_scale != 1.0:
         scale = f"what a frame's residuals alone say, times {contract.covariance_scale:.3g}"
+        if any(contract.covariance_floor):
+            position, rotation = contract.covariance_floor
+            degrees = math.degrees(rotation)
+            scale += f", and {position:.3f} m and {degrees:.2f} deg for what all points are off by together"
         rows.append(("covariance", f"{scale}; fitted on the held-out frames"))
     else:
         rows.append(("covariance", "what a frame's residuals alone say, most likely too small; not fitted"))
     if "mean_nees" in validation and "ellipsoid95_coverage" in validation:
         coverage = f"{100 * validation['ellipsoid95_coverage']:.0f} % of the errors within the 95 % ellipsoid"
         count = f"{validation.get('nees_frames', 0):.0f} accepted held-out frames"
-        nees = f"mean NEES {validation['mean_nees']:.2f} (the fit makes it 6)"
+        nees = f"mean NEES {validation['mean_nees']:.2f} (6 is right)"
         rows.append(("consistency", f"{nees}, {coverage}; over {count}"))
+    if contract.confidence is None:
+        rows.append(("confidence", "the inlier ratio: ordered, no probability; not fitted"))
+    else:
+        bound = f"poses are accepted from {contract.confidence.threshold:.2f} on"
+        foreign = validation.get("foreign_accept")
+        spoilt = "" if foreign is None else f"; of spoilt images {100 * foreign:.1f} % were accepted"
+        rows.append(("confidence", f"probability of an error within 10 cm and 5 deg; {bound}{spoilt}"))
     return rows
 
 
@@ -84,7 +96,10 @@ def _training(contract: ModelContract, training: TrainingRun | None) -> Rows:
     configuration = ("configuration", f"digest {plain(contract.config_digest) or 'not recorded'}")
     if training is None:
         return [network, configuration]
-    progress = f"{training.epochs} of {training.epochs_planned} epochs in {_duration(training.seconds)}"
+    duration = _duration(training.seconds)
+    progress = f"{training.epochs} of {training.epochs_planned} epochs in {duration}"
+    if training.epochs_planned == 0:
+        progress = f"nothing is trained; the map's landmarks took {duration}"
     if training.skipped_steps:
         progress += f", {training.skipped_steps} steps left out as not finite"
     losses = (("geometry stage", training.geometry_loss), ("pose stage", training.pose_loss))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros import contract as names
+from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract, ModelFileError
 from structpose_ros.map_cloud import MapCloud
 
@@ -37,11 +38,25 @@ class Prediction:
     depth: (h, w) metres along z.
     scene_coordinates: (h, w, 3) metres, map frame (the scene mean is added back).
     weights: (h, w) in 0 .. 1.
+    offsets: (h, w, 2) pixels of the input, x and y, from the cell's centre to the point that all this is said
+        of; None where that is the centre itself.
     """
 
     depth: npt.NDArray[np.float32]
     scene_coordinates: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32] | None = None
+
+    def rays(self, camera: Camera, cell_rays: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the rays (h, w, 3), z = 1, of the points spoken of; 0 beyond the lens' reach.
+
+        camera: of the input image. cell_rays: those through the cells' centres.
+        """
+        if self.offsets is None:
+            return cell_rays
+        stride = camera.width // self.depth.shape[1]
+        rays = camera.rays(camera.pixel_grid(stride) + self.offsets)
+        return np.where(np.isfinite(rays[..., :1]), rays, 0.0)
 
 
 class Network(Protocol):
@@ -72,10 +87,22 @@ def prediction_from_outputs(
     scene_coordinates: npt.NDArray[np.float32],
     weights: npt.NDArray[np.float32],
     contract: ModelContract,
+    offsets: npt.NDArray[np.float32] | None = None,
 ) -> Prediction:
-    """Turn the graph's outputs (1, 1, h, w), (1, 3, h, w), (1, 1, h, w) into a `Prediction`."""
+    """Turn the graph's outputs (1, 1, h, w), (1, 3, h, w), (1, 1, h, w), (1, 2, h, w) into a `Prediction`."""
     centred = scene_coordinates[0].transpose(1, 2, 0).astype(np.float64)
-    return Prediction(depth[0, 0], centred + np.asarray(contract.scene_mean), weights[0, 0])
+    return Prediction(
+        depth[0, 0],
+        centred + np.asarray(contract.scene_mean),
+        weights[0, 0],
+        None if offsets is None else offsets[0].transpose(1, 2, 0),
+    )
+
+
+def output_names(contract: ModelContract) -> list[str]:
+    """Return the names of a graph's outputs, in the order that `prediction_from_outputs` takes them."""
+    outputs = [names.OUTPUT_DEPTH, names.OUTPUT_SCENE_COORDINATES, names.OUTPUT_WEIGHTS]
+    return [*outputs, names.OUTPUT_OFFSETS] if contract.keypoints else outputs
 
 
 class OnnxNetwork:
@@ -131,11 +158,10 @@ class OnnxNetwork:
     def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
         """See `Network.predict`."""
         rays_tensor = np.ascontiguousarray(rays.transpose(2, 0, 1)[None], dtype=np.float32)
-        depth, scene_coordinates, weights = self._session.run(
-            [names.OUTPUT_DEPTH, names.OUTPUT_SCENE_COORDINATES, names.OUTPUT_WEIGHTS],
-            {names.INPUT_IMAGE: input_tensor, names.INPUT_RAYS: rays_tensor},
+        depth, scene_coordinates, weights, *offsets = self._session.run(
+            output_names(self.contract), {names.INPUT_IMAGE: input_tensor, names.INPUT_RAYS: rays_tensor}
         )
-        return prediction_from_outputs(depth, scene_coordinates, weights, self.contract)
+        return prediction_from_outputs(depth, scene_coordinates, weights, self.contract, *offsets)
 
 
 def import_onnxruntime() -> ModuleType:
@@ -229,6 +255,8 @@ def _check_graph(session: Any, contract: ModelContract, path: Path) -> None:
         names.OUTPUT_SCENE_COORDINATES: [1, 3, h, w],
         names.OUTPUT_WEIGHTS: [1, 1, h, w],
     }
+    if contract.keypoints:
+        expected[names.OUTPUT_OFFSETS] = [1, 2, h, w]
     nodes = [*session.get_inputs(), *session.get_outputs()]
     found = {node.name: list(node.shape) for node in nodes}
     if found != expected:

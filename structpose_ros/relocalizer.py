@@ -20,7 +20,7 @@ class Result:
     """Everything known about one frame.
 
     image_rgb: (H, W, 3) at the model's input size. points_in_camera: (h, w, 3) metres, camera frame.
-    covariance: (6, 6) as in `PoseEstimate`, scaled by the model's calibration; None without an estimate.
+    covariance: (6, 6) as in `PoseEstimate`, calibrated by the model file; None without an estimate.
     stage_ms: milliseconds spent in `preprocess`, `network`, `align`.
     """
 
@@ -43,7 +43,7 @@ class Relocalizer:
         self.network = network
         self.gate = gate or GateOptions()
         self.alignment = alignment or network.contract.alignment
-        self._rays_of: tuple[Camera, npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None = None
+        self._rays_of: tuple[Camera, npt.NDArray[np.float64]] | None = None
 
     def localize(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> Result:
         """Estimate and judge the pose of `camera` from its `image_rgb` (H, W, 3).
@@ -54,16 +54,17 @@ class Relocalizer:
         contract = self.network.contract
         started = time.perf_counter()
         image, input_camera = resize_image(image_rgb, camera, contract.input_width, contract.input_height)
-        rays, valid_mask = self._rays(input_camera)
+        cell_rays = self._cell_rays(input_camera)
         input_tensor = normalized_tensor(image, contract)
         prepared = time.perf_counter()
-        prediction = self.network.predict(input_tensor, rays)
+        prediction = self.network.predict(input_tensor, cell_rays)
         predicted = time.perf_counter()
+        rays = prediction.rays(input_camera, cell_rays)
         points_in_camera = unproject(prediction.depth, rays)
         outcome = align(
             points_in_camera.reshape(-1, 3),
             prediction.scene_coordinates.reshape(-1, 3),
-            np.where(valid_mask, prediction.weights, 0.0).reshape(-1),
+            np.where(rays[..., 2] > 0, prediction.weights, 0.0).reshape(-1),
             self.alignment,
         )
         decision = judge(outcome, contract, self.gate)
@@ -72,7 +73,7 @@ class Relocalizer:
         return Result(
             decision=decision,
             estimate=estimate,
-            covariance=None if estimate is None else estimate.covariance * contract.covariance_scale,
+            covariance=None if estimate is None else contract.calibrated_covariance(estimate.covariance),
             prediction=prediction,
             points_in_camera=points_in_camera,
             image_rgb=image,
@@ -83,10 +84,9 @@ class Relocalizer:
             },
         )
 
-    def _rays(self, camera: Camera) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Ray grid and valid mask of a camera, kept until it changes; what the lens can't reach is zero."""
+    def _cell_rays(self, camera: Camera) -> npt.NDArray[np.float64]:
+        """Ray grid of a camera, kept until it changes; what the lens can't reach is zero."""
         if self._rays_of is None or self._rays_of[0] != camera:
             rays = camera.ray_grid(self.network.contract.stride)
-            valid_mask = np.isfinite(rays[..., 0])
-            self._rays_of = (camera, np.where(valid_mask[..., None], rays, 0.0), valid_mask)
-        return self._rays_of[1], self._rays_of[2]
+            self._rays_of = (camera, np.where(np.isfinite(rays[..., :1]), rays, 0.0))
+        return self._rays_of[1]

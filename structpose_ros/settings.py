@@ -142,13 +142,22 @@ class Settings:
         True,
         "Go on sending map_to_odom while LOST: the odometry then carries the last pose on.",
     )
+    min_confidence: float = _number(
+        "gate.min_confidence",
+        GateOptions.min_confidence,
+        "",
+        0.0,
+        1.0,
+        "Smallest accepted probability of a pose within 10 cm and 5 degrees; 0: the model file's own bound.",
+    )
     min_inlier_ratio: float = _number(
         "gate.min_inlier_ratio",
         GateOptions.min_inlier_ratio,
         "",
         0.0,
         1.0,
-        "Smallest accepted share of the points' weight that fits the pose.",
+        "Smallest accepted share of the points' weight that fits the pose; for models without a calibrated "
+        "confidence.",
     )
     max_residual: float = _number(
         "gate.max_residual",
@@ -156,7 +165,8 @@ class Settings:
         "m",
         0.001,
         100.0,
-        "Largest accepted weighted median distance between the points and their places in the map.",
+        "Largest accepted weighted median distance between the points and their places in the map; for "
+        "models without a calibrated confidence.",
     )
     map_margin: float = _number(
         "gate.map_margin",
@@ -255,7 +265,7 @@ class Settings:
     @property
     def gate(self) -> GateOptions:
         """The gate's bounds."""
-        return GateOptions(self.min_inlier_ratio, self.max_residual, self.map_margin)
+        return GateOptions(self.min_confidence, self.min_inlier_ratio, self.max_residual, self.map_margin)
 
     @property
     def tracking(self) -> TrackingOptions:

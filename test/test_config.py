@@ -19,7 +19,7 @@ def test_shipped_configurations_load(path: Path) -> None:
 
 
 def test_there_are_the_promised_ones() -> None:
-    assert {"paper", "cpu", "demo"} <= {path.stem for path in SHIPPED}
+    assert {"paper", "cpu", "landmarks"} <= {path.stem for path in SHIPPED}
 
 
 def test_the_papers_values() -> None:
@@ -123,7 +123,7 @@ def test_the_digest_sees_every_value() -> None:
     config = TrainingConfig()
     content = dataclasses.asdict(config)
     another = {"resnet34": "resnet18", "step": "onecycle", "auto": "cpu", None: "imagenet"}
-    another |= {"structpose": "posenet", "32-true": "bf16-mixed"}
+    another |= {"structpose": "posenet", "32-true": "bf16-mixed", "xfeat": "xfeat.pt"}
     digests, values = [config.digest()], 0
     for section, value in content.items():
         for key, kept in value.items() if isinstance(value, dict) else [(None, value)]:

@@ -7,13 +7,25 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from model_files import contract
 
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.camera import Camera
+from structpose_ros.confidence import FEATURES, ConfidenceModel
 from structpose_ros.contract import METADATA_KEY, ModelContract, ModelFileError
 
+CONFIDENCE = ConfidenceModel(
+    names=FEATURES,
+    mean=(1 / 3,) * len(FEATURES),
+    scale=(1e-3,) * len(FEATURES),
+    coefficients=(-0.1,) * len(FEATURES),
+    intercept=2.0,
+    threshold=0.6,
+)
 FULL = contract(
     dataset="7scenes/chess",
     scene_mean=(0.1, -1 / 3, 1e-9),
@@ -21,6 +33,9 @@ FULL = contract(
     training_camera=Camera(64, 48, 61.3, 60.9, 31.2, 24.1, "equidistant", (0.1, -0.02, 0.003, 1 / 7)),
     alignment=AlignmentOptions(robust_rounds=3, robust_scale=1.5, inlier_threshold=0.2),
     covariance_scale=12.5,
+    covariance_floor=(0.01, 1 / 300),
+    confidence=CONFIDENCE,
+    keypoints=True,
     validation={"median_position_m": 0.123, "frames": 40},
     network="resnet18",
     config_digest="abc",
@@ -73,21 +88,21 @@ def test_what_is_no_json_object_is_refused() -> None:
         read([1, 2])
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_format_version_is_refused_before_its_fields(version: object) -> None:
     content = {**content_of(FULL), "format_version": version, "a_field_of_the_future": 1}
-    with pytest.raises(ModelFileError, match=f"expected model format version 1, got {version!r}: export"):
+    with pytest.raises(ModelFileError, match=f"expected model format version 2, got {version!r}: export"):
         read(content)
 
 
 def test_metadata_without_a_version_is_refused() -> None:
     content = content_of(FULL)
     del content["format_version"]
-    with pytest.raises(ModelFileError, match="expected model format version 1, got None"):
+    with pytest.raises(ModelFileError, match="expected model format version 2, got None"):
         read(content)
 
 
-@pytest.mark.parametrize("place", [None, "training_camera", "alignment"])
+@pytest.mark.parametrize("place", [None, "training_camera", "alignment", "confidence"])
 def test_every_missing_field_is_refused_by_name(place: str | None) -> None:
     whole = content_of(FULL)
     for name in (whole[place] if place else whole).keys() - {"format_version"}:
@@ -97,7 +112,7 @@ def test_every_missing_field_is_refused_by_name(place: str | None) -> None:
             read(content)
 
 
-@pytest.mark.parametrize("place", [None, "training_camera", "alignment"])
+@pytest.mark.parametrize("place", [None, "training_camera", "alignment", "confidence"])
 def test_an_unknown_field_is_refused_by_name(place: str | None) -> None:
     content = content_of(FULL)
     (content[place] if place else content)["surprise"] = 1
@@ -120,6 +135,12 @@ def test_an_unknown_field_is_refused_by_name(place: str | None) -> None:
         (None, "training_camera", [1, 2]),
         (None, "alignment", None),
         (None, "validation", [1]),
+        (None, "covariance_floor", 0.1),
+        (None, "keypoints", 1),
+        (None, "confidence", 0.5),
+        ("confidence", "names", "inlier_ratio"),
+        ("confidence", "threshold", "0.5"),
+        ("confidence", "mean", 0.0),
         ("training_camera", "width", 64.0),
         ("training_camera", "fx", "60"),
         ("training_camera", "distortion", 0.1),
@@ -149,6 +170,14 @@ def test_a_whole_number_will_do_for_a_float() -> None:
         ("training_camera", "distortion", [0.1], "expected 0 or 4 coefficients for equidistant, got 1"),
         ("training_camera", "distortion", ["a"] * 4, "expected usable model metadata"),
         ("alignment", "robust_rounds", -1, "robust_rounds: expected 0 .. 100, got -1"),
+        (
+            "confidence",
+            "names",
+            ["inlier_ratio"],
+            "expected the features log_effective_points, .* got in",
+        ),
+        ("confidence", "mean", [0.0], "mean: expected 10 finite numbers, got"),
+        ("confidence", "threshold", 1.5, "threshold: expected 0 .. 1, got 1.5"),
         (None, "scene_mean", ["a", "b", "c"], "expected usable model metadata"),
     ],
 )
@@ -176,6 +205,10 @@ def test_a_value_that_a_part_refuses_is_refused(
         ({"map_min": (0.0, 21.0, 0.0)}, "expected map_min <= map_max"),
         ({"covariance_scale": 0.0}, "expected a covariance scale above 0, got 0.0"),
         ({"covariance_scale": math.nan}, "expected a covariance scale above 0, got nan"),
+        ({"covariance_floor": (0.1, -0.1)}, "expected two numbers of at least 0 as covariance_floor, got"),
+        ({"covariance_floor": (0.1,)}, "expected two numbers of at least 0 as covariance_floor, got"),
+        ({"covariance_floor": (math.inf, 0.0)}, "expected two numbers of at least 0 as covariance_floor"),
+        ({"validation": {"frames": math.inf}}, "expected finite numbers as validation, got {'frames': inf}"),
     ],
 )
 def test_an_unusable_contract_can_be_neither_made_nor_read(changes: dict[str, Any], message: str) -> None:
@@ -183,3 +216,36 @@ def test_an_unusable_contract_can_be_neither_made_nor_read(changes: dict[str, An
         contract(**changes)
     with pytest.raises(ModelFileError, match=message):
         read({**content_of(contract()), **changes})
+
+
+def test_the_covariance_is_scaled_and_raised_by_the_floors() -> None:
+    described = contract(covariance_scale=4.0, covariance_floor=(0.3, 0.02))
+    covariance = np.arange(36.0).reshape(6, 6)
+    expected = 4.0 * covariance
+    for axis in range(3):
+        expected[axis, axis] += 0.09
+        expected[axis + 3, axis + 3] += 0.0004
+    np.testing.assert_allclose(described.calibrated_covariance(covariance), expected)
+    np.testing.assert_array_equal(contract().calibrated_covariance(covariance), covariance)
+
+
+def test_metres_outside_the_map_by_hand() -> None:
+    described = contract(map_min=(0.0, 0.0, 0.0), map_max=(1.0, 2.0, 3.0))
+    for position, metres in [
+        ([0.5, 1.0, 2.0], 0.0),
+        ([0.0, 2.0, 3.0], 0.0),
+        ([1.5, 1.0, 1.0], 0.5),
+        ([-3.0, 6.0, 1.0], 5.0),
+        ([-1.0, 4.0, 5.0], 3.0),
+    ]:
+        assert described.metres_outside(np.array(position)) == metres
+
+
+@given(st.lists(st.floats(-10, 10), min_size=3, max_size=3))
+def test_no_point_of_the_map_is_nearer_than_the_metres_outside(position: list[float]) -> None:
+    described = contract(map_min=(-1.0, 0.0, 2.0), map_max=(1.0, 0.5, 6.0))
+    low, high = np.array(described.map_min), np.array(described.map_max)
+    inside = low + np.random.default_rng(0).random((500, 3)) * (high - low)
+    metres = described.metres_outside(np.array(position))
+    assert (np.linalg.norm(inside - position, axis=1) >= metres - 1e-9).all()
+    assert (metres == 0.0) == bool((position >= low).all() and (position <= high).all())

@@ -31,7 +31,7 @@ from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.training.config import NetworkConfig
 from structpose_ros.training.evaluate import evaluate_frames
-from structpose_ros.training.export import export_model
+from structpose_ros.training.export import ExportedGraph, export_model
 from structpose_ros.training.frames import Frame, open_recording, write_atomic, write_camera, write_frame
 from structpose_ros.training.networks import StructPoseNetwork
 
@@ -77,7 +77,7 @@ def test_poses_over_ros_are_those_of_the_evaluation(
     torch.manual_seed(0)
     network = StructPoseNetwork(NetworkConfig("resnet18_half", 16, 1, 8, 1))
     model = tmp_path / "model.onnx"
-    export_model(network, contract(), model, correspondence_weighting=True)
+    export_model(ExportedGraph(network, contract().depth_scale, True), contract(), model)
     # An untrained network's poses are nonsense, yet a function of the image: the gate must let them pass.
     everything = GateOptions(min_inlier_ratio=0.0, max_residual=100.0, map_margin=10000.0)
     files = open_recording(recording).files("test")[0]

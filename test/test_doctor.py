@@ -50,7 +50,7 @@ def test_as_a_command_it_prints_the_findings() -> None:
         timeout=120,
     )
     assert f"ok      NumPy: {np.__version__}" in result.stdout
-    assert "Bundled model: 'room', input 320x240" in result.stdout
+    assert "Bundled model: 'room', input 640x480" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,13 @@ def network() -> StructPoseNetwork:
     return made.eval()
 
 
+def weighted(network: StructPoseNetwork) -> ExportedGraph:
+    return ExportedGraph(network, contract().depth_scale, True)
+
+
 def test_agrees_with_torch(network: StructPoseNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    parity = export_model(network, contract(), path, correspondence_weighting=True)
+    parity = export_model(weighted(network), contract(), path)
     assert parity.worst < 1e-4
     assert list(tmp_path.iterdir()) == [path]
     model = onnx.load(path, load_external_data=False)
@@ -47,7 +51,7 @@ def test_agrees_with_torch(network: StructPoseNetwork, tmp_path: Path) -> None:
 
     runtime = OnnxNetwork(path, "cpu")
     assert runtime.contract == contract()
-    graph = ExportedGraph(network, contract().depth_scale, True)
+    graph = weighted(network)
     generator = torch.Generator().manual_seed(5)
     image = torch.randn(1, 3, HEIGHT, WIDTH, generator=generator)
     rays = rays_tensor(node_rays(contract())) * torch.tensor([1.3, 0.8, 1.0]).view(1, 3, 1, 1)
@@ -77,17 +81,17 @@ def test_the_images_given_are_all_compared_on(
 
     monkeypatch.setattr(under_test.ExportedGraph, "forward", dark_differs)
     bright, path = torch.rand(3, 3, HEIGHT, WIDTH), tmp_path / "model.onnx"
-    assert export_model(network, contract(), path, correspondence_weighting=True, images=bright).worst < 1e-4
+    assert export_model(weighted(network), contract(), path, images=bright).worst < 1e-4
     dark_last = torch.cat([bright, bright[:1] - 3.0])
     path = tmp_path / "other.onnx"
     with pytest.raises(ExportError, match="scene_coordinates=0.009"):
-        export_model(network, contract(), path, correspondence_weighting=True, images=dark_last)
+        export_model(weighted(network), contract(), path, images=dark_last)
     assert not path.exists()
 
 
 def test_without_weighting_every_weight_is_one(network: StructPoseNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    export_model(network, contract(), path, correspondence_weighting=False)
+    export_model(ExportedGraph(network, contract().depth_scale, False), contract(), path)
     image, rays = noise_image(contract()), node_rays(contract())
     prediction = OnnxNetwork(path, "cpu").predict(image.numpy(), rays)
     assert (prediction.weights == 1.0).all()
@@ -108,7 +112,7 @@ def test_a_file_that_differs_is_not_written(
 
     monkeypatch.setattr(under_test.ExportedGraph, "forward", drifting)
     with pytest.raises(ExportError, match="to 0.0001 relative in the outputs, .* got depth=0.001 "):
-        export_model(network, contract(), path, correspondence_weighting=True)
+        export_model(weighted(network), contract(), path)
     assert calls
     assert path.read_bytes() == b"the model before"
 
@@ -121,26 +125,26 @@ def test_a_network_that_is_not_finite_is_not_written(
     torch.nn.init.constant_(last.bias, float("nan"))
     path = tmp_path / "model.onnx"
     with pytest.raises(ExportError, match="expected ONNX and torch to agree .* got .*nan"):
-        export_model(network, contract(), path, correspondence_weighting=True)
+        export_model(weighted(network), contract(), path)
     assert not path.exists()
 
 
 def test_points_of_the_map_go_with_the_model(network: StructPoseNetwork, tmp_path: Path) -> None:
     cloud = MapCloud(np.array([[1, 2, 3], [-1, 2, 9]], np.float32), np.array([[0, 9, 255]] * 2, np.uint8))
     path = tmp_path / "model.onnx"
-    export_model(network, contract(), path, correspondence_weighting=True, map_cloud=cloud)
+    export_model(weighted(network), contract(), path, map_cloud=cloud)
     loaded = OnnxNetwork(path, "cpu")
     assert loaded.contract == contract()
     assert loaded.map_cloud is not None
     np.testing.assert_array_equal(loaded.map_cloud.points, cloud.points)
     np.testing.assert_array_equal(loaded.map_cloud.colors, cloud.colors)
-    export_model(network, contract(), path, correspondence_weighting=True)
+    export_model(weighted(network), contract(), path)
     assert OnnxNetwork(path, "cpu").map_cloud is None
 
 
 def test_rays_stay_an_input_without_weighting(network: StructPoseNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    export_model(network, contract(), path, correspondence_weighting=False)
+    export_model(ExportedGraph(network, contract().depth_scale, False), contract(), path)
     assert [item.name for item in onnx.load(path).graph.input] == ["image", "rays"]
 
 
@@ -181,7 +185,7 @@ def test_a_graph_that_is_altered_is_not_written(
 
     monkeypatch.setattr(under_test, "onnx_model", wrong)
     with pytest.raises(ExportError, match="expected ONNX and torch to agree .* got depth=.* and ") as caught:
-        export_model(network, described, path, correspondence_weighting=True)
+        export_model(ExportedGraph(network, described.depth_scale, True), described, path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"the model before"
@@ -192,10 +196,9 @@ def test_the_card_goes_with_the_model_and_says_how_it_was_tested(
 ) -> None:
     path, images = tmp_path / "model.onnx", torch.rand(2, 3, HEIGHT, WIDTH)
     parity = export_model(
-        network,
+        weighted(network),
         contract(),
         path,
-        correspondence_weighting=True,
         images=images,
         true_poses=np.stack([np.eye(4)] * 2),
         training=TRAINING,
@@ -211,7 +214,7 @@ def test_the_card_goes_with_the_model_and_says_how_it_was_tested(
     assert (card.export.opset, card.export.provider) == (17, "CPUExecutionProvider")
     assert card.export.torch == torch.__version__
 
-    export_model(network, contract(), path, correspondence_weighting=True)
+    export_model(weighted(network), contract(), path)
     assert ModelCard.from_metadata(OnnxNetwork(path, "cpu").metadata) is None
 
 
@@ -219,7 +222,7 @@ def test_a_damaged_card_does_not_keep_a_model_from_running(
     network: StructPoseNetwork, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    export_model(network, contract(), path, correspondence_weighting=True, training=TRAINING)
+    export_model(weighted(network), contract(), path, training=TRAINING)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {**contract().to_metadata(), CARD_KEY: "{damaged"})
     onnx.save(model, path)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from model_files import contract
 
 from structpose_ros.alignment import AlignmentFailure, PoseEstimate
+from structpose_ros.confidence import FEATURES, ConfidenceModel, features
 from structpose_ros.gate import (
     GateOptions,
     Prior,
@@ -91,9 +92,69 @@ def test_the_camera_may_stand_on_the_border_of_the_margin(axis: int, side: int) 
     assert "expected within [-2.0, -3.0, -1.0] .. [5.0, 4.0, 3.0] m" in decision.detail
 
 
+def by(feature: str, coefficient: float, mean: float, threshold: float) -> ConfidenceModel:
+    """Return a model whose log odds are coefficient * (feature - mean)."""
+    zeros = [0.0] * len(FEATURES)
+    means, coefficients = list(zeros), list(zeros)
+    means[FEATURES.index(feature)], coefficients[FEATURES.index(feature)] = mean, coefficient
+    ones = (1.0,) * len(FEATURES)
+    return ConfidenceModel(FEATURES, tuple(means), ones, tuple(coefficients), 0.0, threshold)
+
+
+CALIBRATED = replace(CONTRACT, confidence=by("inlier_ratio", 10.0, 0.5, threshold=0.5))
+
+
+def test_a_calibrated_confidence_is_a_probability_and_may_be_at_its_bound() -> None:
+    assert judge(GOOD, CALIBRATED, OPTIONS).confidence == pytest.approx(1 / (1 + math.exp(-3.0)))
+    decision = judge(replace(GOOD, inlier_ratio=0.5), CALIBRATED, OPTIONS)
+    assert decision.accepted
+    assert decision.confidence == 0.5
+    decision = judge(replace(GOOD, inlier_ratio=0.4), CALIBRATED, OPTIONS)
+    assert decision.reject_reason is RejectReason.LOW_CONFIDENCE
+    assert decision.confidence == 0.0
+    assert decision.detail == "confidence 0.269, expected at least 0.500"
+
+
+def test_the_users_least_confidence_takes_the_place_of_the_models() -> None:
+    strict, lenient = replace(OPTIONS, min_confidence=0.99), replace(OPTIONS, min_confidence=0.2)
+    decision = judge(GOOD, CALIBRATED, strict)
+    assert decision.reject_reason is RejectReason.LOW_CONFIDENCE
+    assert decision.detail == "confidence 0.953, expected at least 0.990"
+    decision = judge(replace(GOOD, inlier_ratio=0.4), CALIBRATED, lenient)
+    assert decision.accepted
+    assert decision.confidence == pytest.approx(1 / (1 + math.e))
+    assert judge(GOOD, CONTRACT, strict).accepted  # a file without confidence has none to bound
+
+
+def test_a_calibrated_confidence_decides_in_place_of_inliers_and_residuals() -> None:
+    loose = replace(CALIBRATED, confidence=by("inlier_ratio", 10.0, 0.5, threshold=0.0))
+    estimate = replace(GOOD, inlier_ratio=0.1, residuals=np.full(4, 3.0))
+    assert judge(estimate, CONTRACT, OPTIONS).reject_reason is RejectReason.LOW_INLIER_RATIO
+    assert judge(estimate, loose, OPTIONS).accepted
+
+
+def test_outside_the_map_no_confidence_helps_and_it_is_a_feature_itself() -> None:
+    outside = replace(GOOD, map_from_camera=placed(x=5.5))  # 1.5 m, the margin is 1 m
+    assert judge(outside, CALIBRATED, OPTIONS).reject_reason is RejectReason.OUTSIDE_MAP
+    wary = replace(CONTRACT, confidence=by("log_outside_map", -2.0, 0.0, threshold=0.25))
+    assert judge(GOOD, wary, OPTIONS).confidence == 0.5
+    near = judge(replace(GOOD, map_from_camera=placed(x=4.5)), wary, OPTIONS)
+    assert near.confidence == pytest.approx(1 / (1 + 1.5**2))
+    decision = judge(replace(GOOD, map_from_camera=placed(x=5.0)), wary, OPTIONS)
+    assert decision.detail == "confidence 0.200, expected at least 0.250"
+
+
+@pytest.mark.parametrize("failure", AlignmentFailure)
+def test_without_a_pose_there_is_no_confidence_to_ask(failure: AlignmentFailure) -> None:
+    assert judge(failure, CALIBRATED, OPTIONS).reject_reason is RejectReason[failure.name]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"min_confidence": -0.1}, "min_confidence: expected 0 .. 1, got -0.1"),
+        ({"min_confidence": 1.1}, "min_confidence: expected 0 .. 1, got 1.1"),
+        ({"min_confidence": math.nan}, "min_confidence: expected 0 .. 1, got nan"),
         ({"min_inlier_ratio": -0.1}, "min_inlier_ratio: expected 0 .. 1, got -0.1"),
         ({"min_inlier_ratio": 1.1}, "min_inlier_ratio: expected 0 .. 1, got 1.1"),
         ({"max_residual": 0.0}, "max_residual: expected metres above 0, got 0.0"),
@@ -147,3 +208,40 @@ def test_a_prior_compares_rotations_where_they_wrap(turn: float, offset: float) 
     prior = Prior(placed(yaw=turn), np.diag([1.0] * 3 + [0.05**2] * 3))
     away = prior_disagreement(prior, placed(yaw=turn + offset), np.zeros((6, 6)), 1.0)
     assert (away == "") == (abs(offset) <= 0.05) or abs(abs(offset) - 0.05) < 1e-9
+
+
+def confident(threshold: float) -> ConfidenceModel:
+    """Return a model that gives `GOOD` log odds of 0.5, and a pose with more inliers more."""
+    mean = tuple(features(GOOD, 0.0).tolist())
+    coefficients = tuple(10.0 if name == "inlier_ratio" else 0.0 for name in FEATURES)
+    return ConfidenceModel(FEATURES, mean, (1.0,) * len(FEATURES), coefficients, 0.5, threshold)
+
+
+def test_a_calibrated_confidence_decides_in_place_of_the_bounds() -> None:
+    probability = 1 / (1 + math.exp(-0.5))
+    loose = GateOptions(min_inlier_ratio=1.0, max_residual=0.001)
+    decision = judge(GOOD, replace(CONTRACT, confidence=confident(probability - 1e-6)), loose)
+    assert decision.accepted
+    assert decision.confidence == pytest.approx(probability)
+    decision = judge(GOOD, replace(CONTRACT, confidence=confident(0.63)), loose)
+    assert decision.reject_reason is RejectReason.LOW_CONFIDENCE
+    assert decision.confidence == 0.0
+    assert decision.detail == "confidence 0.622, expected at least 0.630"
+    better = replace(GOOD, inlier_ratio=0.9)
+    assert judge(better, replace(CONTRACT, confidence=confident(0.63)), loose).accepted
+
+
+def test_the_users_bound_goes_before_the_models() -> None:
+    described = replace(CONTRACT, confidence=confident(0.3))
+    assert judge(GOOD, described, GateOptions(min_confidence=0.62)).accepted
+    decision = judge(GOOD, described, GateOptions(min_confidence=0.7))
+    assert decision.detail == "confidence 0.622, expected at least 0.700"
+    assert judge(GOOD, replace(CONTRACT, confidence=confident(0.9)), GateOptions(min_confidence=0.6)).accepted
+    with pytest.raises(ValueError, match="min_confidence: expected 0 .. 1, got 2"):
+        GateOptions(min_confidence=2)
+
+
+def test_a_confident_pose_outside_the_map_is_refused_all_the_same() -> None:
+    away = replace(GOOD, map_from_camera=transform(np.eye(3), [9.0, 0.0, 1.0]))
+    decision = judge(away, replace(CONTRACT, confidence=confident(0.0)), GateOptions())
+    assert decision.reject_reason is RejectReason.OUTSIDE_MAP

@@ -234,8 +234,10 @@ def test_what_is_not_the_room_gives_no_pose_and_a_reason(
         )
         assert not foreign.keys() & set(peer.pose_stamps()), name
         assert peer.values()["last_reject_reason"] in (
-            "low_inlier_ratio",
-            "high_residual",
+            "zero_weights",
+            "too_few_points",
+            "collinear",
+            "low_confidence",
             "outside_map",
             "unconfirmed",
         )

@@ -17,6 +17,7 @@ from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
 from structpose_ros.geometry import rotation_from_vector, transform
 from structpose_ros.model_card import Parity
+from structpose_ros.network import output_names
 from structpose_ros.training.export import onnx_model
 from structpose_ros.training.parity import Examples, ExportError, check_parity, node_rays, rays_tensor
 
@@ -54,7 +55,7 @@ def exported(
     for name, change in altered.items():
         parameter = getattr(other, name)
         parameter.data = torch.tensor(np.asarray(change(parameter.numpy(force=True)), np.float32))
-    model = onnx_model(other, images(1), rays_tensor(node_rays(described)))
+    model = onnx_model(other, images(1), rays_tensor(node_rays(described)), output_names(described))
     return bytes(model.SerializeToString())
 
 

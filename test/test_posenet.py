@@ -80,7 +80,9 @@ def test_what_is_no_posenet(tmp_path: Path) -> None:
         CONFIG, method="posenet", geometry=dataclasses.replace(CONFIG.geometry, epochs=1)
     )
     train(config, room, tmp_path / "posenet")
-    with pytest.raises(ConfigError, match="expected a run with method: structpose in .*, got posenet"):
+    with pytest.raises(
+        ConfigError, match="expected a run whose model has a map in .*, got the baseline posenet"
+    ):
         export_run(tmp_path / "posenet", tmp_path / "model.onnx")
     (tmp_path / "posenet" / "config.yaml").write_text("method: structpose\n")
     with pytest.raises(ConfigError, match="expected a run with method: posenet in .*, got structpose"):

@@ -12,7 +12,7 @@ import pytest
 from model_files import DEPTH_RANGE, MINIMUM_DEPTH, TRAINING_CAMERA, contract, write_model
 
 from structpose_ros.alignment import AlignmentOptions
-from structpose_ros.camera import Camera, CameraError
+from structpose_ros.camera import Camera, CameraError, resize_image
 from structpose_ros.contract import ModelContract
 from structpose_ros.gate import GateOptions, RejectReason
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform, transform_points
@@ -201,18 +201,72 @@ def test_a_prediction_that_is_not_finite_is_rejected() -> None:
     assert result.decision.reject_reason is RejectReason.NON_FINITE
 
 
+class KeypointNetwork:
+    """Speaks of random pixels of the cells of one image, which `camera` (at input size) took."""
+
+    def __init__(self, camera: Camera) -> None:
+        self.contract = contract(keypoints=True)
+        self.camera = camera
+        self.offsets = np.random.default_rng(5).integers(-4, 4, size=(6, 8, 2)) + np.float32(0.5)
+
+    def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
+        depth = np.random.default_rng(6).uniform(1.0, 5.0, size=(6, 8)).astype(np.float32)
+        points = self.camera.rays(self.camera.pixel_grid(8) + self.offsets) * depth[..., None]
+        scene_coordinates = np.nan_to_num(transform_points(MAP_FROM_CAMERA, points))
+        return Prediction(depth, scene_coordinates, np.ones_like(depth), self.offsets)
+
+
+@each_lens
+def test_keypoints_are_seen_along_their_own_rays(camera: Camera) -> None:
+    image = picture(camera)
+    network = KeypointNetwork(resize_image(image, camera, 64, 48)[1])
+    result = Relocalizer(network).localize(image, camera)
+    assert result.decision.accepted
+    assert result.estimate is not None
+    position, rotation = pose_error(result.estimate.map_from_camera, MAP_FROM_CAMERA)
+    assert position < 1e-5
+    assert rotation < 1e-4
+    rows, columns = np.mgrid[0:6, 0:8] * 8 + 3.5
+    expected = np.stack([columns, rows], axis=-1) + network.offsets
+    np.testing.assert_array_equal(expected, np.rint(expected))  # whole pixels
+    np.testing.assert_allclose(network.camera.project(result.points_in_camera), expected, atol=1e-6)
+    np.testing.assert_array_equal(result.points_in_camera[..., 2], result.prediction.depth)
+
+
+def test_without_offsets_a_prediction_speaks_of_the_cells_centres() -> None:
+    rays = TRAINING_CAMERA.ray_grid(8)
+    plain = Prediction(np.ones((6, 8), np.float32), np.zeros((6, 8, 3)), np.ones((6, 8), np.float32))
+    assert plain.rays(TRAINING_CAMERA, rays) is rays
+    still = replace(plain, offsets=np.zeros((6, 8, 2), np.float32))
+    np.testing.assert_allclose(still.rays(TRAINING_CAMERA, np.zeros_like(rays)), rays, atol=1e-12)
+
+
+def test_keypoints_that_the_lens_does_not_reach_have_no_part_in_the_pose() -> None:
+    camera = replace(TRAINING_CAMERA, distortion=(-0.9, 0.0, 0.0, 0.0))
+    network = KeypointNetwork(camera)
+    unreached = np.isnan(camera.rays(camera.pixel_grid(8) + network.offsets)[..., 0])
+    assert 4 <= unreached.sum() < 24
+    assert (unreached != np.isnan(camera.ray_grid(8)[..., 0])).any()  # not the cells whose centres are
+    result = Relocalizer(network).localize(picture(camera), camera)
+    assert result.estimate is not None
+    assert pose_error(result.estimate.map_from_camera, MAP_FROM_CAMERA)[0] < 1e-5
+    np.testing.assert_array_equal(result.estimate.weights.reshape(6, 8) == 0.0, unreached)
+    np.testing.assert_array_equal(result.points_in_camera[unreached], 0.0)
+
+
 def noisy(prediction: Prediction) -> Prediction:
     noise = np.random.default_rng(4).normal(scale=0.05, size=prediction.scene_coordinates.shape)
     return replace(prediction, scene_coordinates=prediction.scene_coordinates + noise)
 
 
-def test_the_covariance_is_the_estimates_times_the_models_calibration() -> None:
+def test_the_covariance_is_the_estimates_by_the_models_calibration() -> None:
     network = BrokenNetwork(noisy)
-    network.contract = contract(covariance_scale=7.0)
+    network.contract = contract(covariance_scale=7.0, covariance_floor=(0.1, 0.03))
     result = Relocalizer(network).localize(picture(TRAINING_CAMERA), TRAINING_CAMERA)
     assert result.estimate is not None
     assert result.covariance is not None
-    np.testing.assert_allclose(result.covariance, 7.0 * result.estimate.covariance)
+    floors = np.diag([0.01, 0.01, 0.01, 0.0009, 0.0009, 0.0009])
+    np.testing.assert_allclose(result.covariance, 7.0 * result.estimate.covariance + floors)
     assert np.linalg.eigvalsh(result.covariance).min() > 0
 
 

@@ -237,7 +237,7 @@ def test_files_on_disk(tmp_path: Path, tours: dict[str, Tour]) -> None:
     expected = {*parts, "seq-02/stamps.txt", "camera.yaml", "TestSplit.txt", "demo_room.json"}
     assert set(found) == expected
     assert found["TestSplit.txt"] == b"sequence2\n"
-    assert found["seq-02/stamps.txt"].split() == [b"0.000000", b"0.100000"]
+    assert found["seq-02/stamps.txt"].split() == [b"0", b"0.000000000", b"1", b"0.100000000"]
     pose = np.loadtxt(tmp_path / "demo/seq-02/frame-000001.pose.txt")
     assert pose == pytest.approx(tours["localization"].map_from_camera[1], abs=1e-9)
     depth = cv2.imread(str(tmp_path / "demo/seq-02/frame-000001.depth.png"), cv2.IMREAD_UNCHANGED)

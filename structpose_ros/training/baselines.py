@@ -201,7 +201,8 @@ class PnpBaselines:
 
     def outcomes_of(self, name: str, result: Result, true_map_from_camera: Array) -> tuple[Outcome, Outcome]:
         """Solve what the network said of one image by EPnP and by RANSAC-PnP."""
-        seen = correspondences(result.prediction, self._rays, self.camera)
+        rays = result.prediction.rays(self.camera, self._rays)
+        seen = correspondences(result.prediction, rays, self.camera)
         before = result.stage_ms["preprocess"] + result.stage_ms["network"]
         started = time.perf_counter()
         plain = epnp(seen)

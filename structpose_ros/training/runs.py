@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import yaml
 from structpose_ros import __version__
 from structpose_ros.alignment import weighted_median
 from structpose_ros.camera import Camera
-from structpose_ros.contract import ModelContract
+from structpose_ros.confidence import ConfidenceModel
+from structpose_ros.contract import ModelContract, from_json
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.model_card import Parity
 from structpose_ros.network import OnnxNetwork
@@ -25,7 +26,7 @@ from structpose_ros.training import dataset as data
 from structpose_ros.training.config import ConfigError, TrainingConfig, load_config
 from structpose_ros.training.description import from_plain, training_of
 from structpose_ros.training.evaluate import Outcome, evaluate_frames, summarize
-from structpose_ros.training.export import export_model
+from structpose_ros.training.export import ExportedGraph, export_model
 from structpose_ros.training.frames import (
     Frame,
     FrameFiles,
@@ -34,6 +35,8 @@ from structpose_ros.training.frames import (
     remove_temporaries,
     write_atomic,
 )
+from structpose_ros.training.landmarks import STRIDE as LANDMARK_STRIDE
+from structpose_ros.training.landmarks import LandmarkNetwork
 from structpose_ros.training.map_cloud import measure_scene
 from structpose_ros.training.networks import STRIDE, StructPoseNetwork
 
@@ -48,12 +51,15 @@ CHECKPOINT_KEYS = ("network", "optimizer", "progress", "statistics", "recording"
 class Calibration:
     """What the held-out frames say of a model; a run keeps it for further exports.
 
-    validation, covariance_scale: as in `ModelContract`. inlier_threshold: metres, as in `AlignmentOptions`.
+    validation, covariance_scale, covariance_floor, confidence: as in `ModelContract`. inlier_threshold:
+    metres, as in `AlignmentOptions`.
     """
 
-    validation: dict[str, float]
+    validation: Mapping[str, float]
     covariance_scale: float
     inlier_threshold: float
+    covariance_floor: tuple[float, float] = (0.0, 0.0)
+    confidence: ConfidenceModel | None = None
 
 
 def export_run(
@@ -69,32 +75,42 @@ def export_run(
         ExportError: the file does not do what the network does; nothing is written then.
     """
     config = load_config(run / CONFIG)
-    if config.method != "structpose":
-        raise ConfigError(f"expected a run with method: structpose in {run}, got {config.method}")
+    if config.method == "posenet":
+        raise ConfigError(f"expected a run whose model has a map in {run}, got the baseline {config.method}")
     state = read_checkpoint(run)
     measured = run / CALIBRATION
     if calibration is not None:
         write_atomic(measured, json.dumps(dataclasses.asdict(calibration), indent=1).encode())
     else:
         calibration = Calibration({}, 1.0, config.alignment.inlier_threshold)
-        if measured.is_file():  # that of an earlier release has no threshold
-            calibration = dataclasses.replace(calibration, **json.loads(measured.read_text()))
+        if measured.is_file():  # that of an earlier release has less in it
+            kept = dataclasses.asdict(calibration) | json.loads(measured.read_text())
+            calibration = from_json(Calibration, kept, CALIBRATION)
     if map_cloud is None and "map_cloud" in state:
         map_cloud = MapCloud(**{key: value.numpy() for key, value in state["map_cloud"].items()})
-    network = StructPoseNetwork(config.network)
-    network.load_state_dict(state["network"])
-    weighting = config.pose.correspondence_weighting and _weights_are_trained(state["progress"], config)
+    contract = contract_of(config, state, calibration)
     return export_model(
-        network,
-        _contract(config, state, calibration),
+        _graph(config, state, contract),
+        contract,
         path,
-        correspondence_weighting=weighting,
         images=data.normalize_images(state["examples"]) if "examples" in state else None,
         true_poses=state["example_poses"].double().numpy() if "example_poses" in state else None,
         map_cloud=map_cloud,
         training=training_of(config, state, run / LOG),
         views=from_plain(state["description"]) if "description" in state else None,
     )
+
+
+def _graph(config: TrainingConfig, state: dict[str, Any], contract: ModelContract) -> torch.nn.Module:
+    """Return what a checkpoint's network exports as."""
+    if config.method == "landmarks":
+        landmarks = LandmarkNetwork(config.landmarks)
+        landmarks.load_state_dict(state["network"])
+        return landmarks
+    network = StructPoseNetwork(config.network)
+    network.load_state_dict(state["network"])
+    weighting = config.pose.correspondence_weighting and _weights_are_trained(state["progress"], config)
+    return ExportedGraph(network, contract.depth_scale, weighting)
 
 
 def _weights_are_trained(progress: dict[str, Any], config: TrainingConfig) -> bool:
@@ -180,7 +196,9 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     return state
 
 
-def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibration) -> ModelContract:
+def contract_of(config: TrainingConfig, state: dict[str, Any], calibration: Calibration) -> ModelContract:
+    """Return what a run's model file says of itself."""
+    landmarks = config.method == "landmarks"
     statistics = {key: value.tolist() for key, value in state["statistics"].items()}
     camera = Camera(
         **{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])}
@@ -189,7 +207,7 @@ def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibr
         dataset=state["recording"]["name"],
         input_width=config.input.width,
         input_height=config.input.height,
-        stride=STRIDE,
+        stride=LANDMARK_STRIDE if landmarks else STRIDE,
         normalization_mean=data.IMAGENET_MEAN,
         normalization_std=data.IMAGENET_STD,
         scene_mean=tuple(statistics["scene_mean"]),
@@ -199,8 +217,11 @@ def _contract(config: TrainingConfig, state: dict[str, Any], calibration: Calibr
         training_camera=camera.resized(config.input.width, config.input.height),
         alignment=dataclasses.replace(config.alignment, inlier_threshold=calibration.inlier_threshold),
         covariance_scale=calibration.covariance_scale,
+        covariance_floor=calibration.covariance_floor,
+        confidence=calibration.confidence,
         validation=calibration.validation,
-        network=config.network.backbone,
+        keypoints=landmarks,
+        network="xfeat" if landmarks else config.network.backbone,
         config_digest=config.digest(),
         producer=f"structpose_ros {__version__}",
     )

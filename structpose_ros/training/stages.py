@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from structpose_ros.training.alignment import align
 from structpose_ros.training.config import GeometryStage, TrainingConfig
 from structpose_ros.training.dataset import normalize_images
+from structpose_ros.training.landmarks import LandmarkNetwork
 from structpose_ros.training.losses import BatchLabels, at_least_float32, geometry_loss, pose_loss
 from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits, load_pretrained
 from structpose_ros.training.posenet import PoseNet
+from structpose_ros.training.xfeat import load as load_xfeat
 
 Groups = list[dict[str, Any]]
 
@@ -196,6 +198,26 @@ class StructPose:
     def _parameters(self, *, weight_head: bool) -> list[nn.Parameter]:
         named = self.network.named_parameters()
         return [value for name, value in named if name.startswith("weight_head") == weight_head]
+
+
+class LandmarkMap:
+    """XFeat and the landmarks that it looks up. Nothing is learned, so there is no stage."""
+
+    stages: tuple[Stage, ...] = ()
+
+    def __init__(self, config: TrainingConfig, *, pretrained: bool) -> None:
+        """With `pretrained` XFeat's weights are loaded: not where a checkpoint follows anyway."""
+        self.network = LandmarkNetwork(config.landmarks).eval()
+        if pretrained:
+            load_xfeat(self.network.xfeat, config.landmarks.weights)
+
+    def parameter_groups(self, stage: Stage) -> Groups:
+        """See `Method`."""
+        raise ValueError(f"expected no stage, got {stage.name}")
+
+    def stage_loss(self, stage: Stage) -> StageLoss:
+        """See `Method`."""
+        raise ValueError(f"expected no stage, got {stage.name}")
 
 
 class PoseNetBaseline:

@@ -21,8 +21,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from structpose_ros.training import cross_fit, parallel
 from structpose_ros.training import dataset as data
-from structpose_ros.training import parallel
 from structpose_ros.training.augmentation import NO_AUGMENTATION
 from structpose_ros.training.config import ConfigError, TrainingConfig
 from structpose_ros.training.description import FrameDescriber, as_plain
@@ -34,22 +34,24 @@ from structpose_ros.training.frames import (
     write_atomic,
 )
 from structpose_ros.training.labels import Labels
+from structpose_ros.training.landmarks import LandmarkNetwork, Landmarks, collect
 from structpose_ros.training.map_cloud import MapCloudBuilder
 from structpose_ros.training.monitor import Monitor
-from structpose_ros.training.networks import StructPoseNetwork
 from structpose_ros.training.parity import rays_tensor
 from structpose_ros.training.runs import (
     CHECKPOINT,
     MODEL,
+    Calibration,
     as_tensors,
     calibrate,
     claim_folder,
+    contract_of,
     expect_same_frames,
     export_run,
     read_checkpoint,
     training_environment,
 )
-from structpose_ros.training.stages import Method, PoseNetBaseline, Stage, StructPose
+from structpose_ros.training.stages import LandmarkMap, Method, PoseNetBaseline, Stage, StructPose
 
 EXAMPLES = 4  # frames kept in a checkpoint
 STORE = "frames"
@@ -157,6 +159,7 @@ class Trainer:
         if config.compile:
             self.network.compile()
         self.progress = Progress()
+        self.candidates: Landmarks | None = None
         self.optimizer: Any = None
         self._best: dict[str, torch.Tensor] | None = None
         self._resumed_optimizer: dict[str, Any] | None = None
@@ -169,6 +172,9 @@ class Trainer:
 
     def train(self, *, stop_after: int | None = None) -> None:
         """Train all stages, or until `stop_after` epochs are done; every epoch ends in a checkpoint."""
+        if isinstance(self.network, LandmarkNetwork):
+            self._build_map(self.network)
+            return
         stages = self.method.stages
         steps = self.steps_per_epoch
         epochs = sum(stage.epochs for stage in stages)
@@ -189,6 +195,50 @@ class Trainer:
                 if self.progress.epoch >= stage.epochs or self._has_converged():
                     self._end_stage()
                 self._save_checkpoint()
+
+    def _build_map(self, network: LandmarkNetwork) -> None:
+        """Collect the landmarks of the frames and fill the map with some of them."""
+        started = time.monotonic()
+        frames = tqdm(
+            self.views.frames, desc="landmarks", unit="frame", disable=not self.fabric.is_global_zero
+        )
+        self.candidates = collect(network, frames, self.recording.camera, self.input_camera)
+        network.set_landmarks(
+            self.candidates.chosen(self.config.landmarks.count, self.config.seed),
+            self.statistics.scene_mean,
+            self.input_camera,
+        )
+        if self.progress.seconds == 0.0:  # of a finished run it is made again to the bit
+            self.progress.seconds = time.monotonic() - started
+        self._save_checkpoint()
+
+    def cross_fit(self, network: LandmarkNetwork) -> Calibration | None:
+        """Return what frames say of maps that were made without them; None where such maps know none.
+
+        `train` comes first.
+        """
+        assert self.candidates is not None
+        contract = contract_of(
+            self.config, self._origin(), Calibration({}, 1.0, self.config.alignment.inlier_threshold)
+        )
+        total = cross_fit.images_of(len(self.views.frames))
+        localised = list(
+            tqdm(
+                cross_fit.localise_blocks(
+                    network, self.candidates, self.views.frames, self.input_camera, contract, self.config.seed
+                ),
+                total=total,
+                desc="cross-fit",
+                unit="image",
+            )
+        )
+        calibration = cross_fit.fit_calibration(contract, localised)
+        if calibration is None:
+            print(
+                "warning: expected frames that a map of the others knows, got none: the confidence and the "
+                "covariance are not fitted"
+            )
+        return calibration
 
     def _run_epoch(self, stage: Stage, bar: tqdm[Any], monitor: Monitor) -> None:
         if self.optimizer is None:
@@ -334,6 +384,8 @@ class Trainer:
         fresh = not (self.out / CHECKPOINT).is_file()
         if self.config.method == "posenet":
             return PoseNetBaseline(self.config, pretrained=fresh)
+        if self.config.method == "landmarks":
+            return LandmarkMap(self.config, pretrained=fresh)
         reached = np.isfinite(self.views.rays[..., :1])  # by the lens; beyond, rays are 0 as in the node
         rays = rays_tensor(np.where(reached, self.views.rays, 0.0))
         return StructPose(self.config, self.statistics.depth_scale, rays, pretrained=fresh)
@@ -448,20 +500,22 @@ def train(
     """
     trainer = Trainer(config, data_root, out, skip_bad=skip_bad, store=store)
     trainer.train()
-    trainer.discard_store()
-    if not isinstance(trainer.network, StructPoseNetwork):
-        return out
-    if trainer.fabric.is_global_zero:
+    if trainer.fabric.is_global_zero and config.method != "posenet":
         _export(trainer)
-    return out / MODEL
+    trainer.discard_store()
+    return out if config.method == "posenet" else out / MODEL
 
 
 def _export(trainer: Trainer) -> None:
     model = trainer.out / MODEL
     # Given, not only kept in the checkpoint: an earlier release may have finished this run without it.
     parity = export_run(trainer.out, model, map_cloud=trainer.map_cloud)
-    if trainer.validation_files:
+    calibration = None
+    if isinstance(trainer.network, LandmarkNetwork):
+        calibration = trainer.cross_fit(trainer.network)
+    elif trainer.validation_files:
         calibration = calibrate(model, trainer.recording, trainer.validation_files)
+    if calibration is not None:
         parity = export_run(trainer.out, model, calibration, trainer.map_cloud)
         shown = ("frames", "accepted", "median_position_m", "median_rotation_deg", "within_10cm_5deg")
         kept = {key: calibration.validation[key] for key in shown if key in calibration.validation}

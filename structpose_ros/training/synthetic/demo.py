@@ -18,7 +18,13 @@ import cv2
 import numpy as np
 
 from structpose_ros.camera import Camera
-from structpose_ros.training.frames import write_atomic, write_camera
+from structpose_ros.training.frames import (
+    RecordingError,
+    read_stamps,
+    write_atomic,
+    write_camera,
+    write_stamps,
+)
 
 from .baking import BakedScene
 from .freespace import FreeSpace
@@ -86,7 +92,7 @@ def render_demo(
         folder = out / f"seq-{SEQUENCES[name]:02d}"
         folder.mkdir(exist_ok=True)
         tour = plan_tour(space, name, seed, count)
-        write_stamps(folder / "stamps.txt", tour)
+        keep_stamps(folder, tour)
         write_atomic(out / SPLITS[name], f"sequence{SEQUENCES[name]}\n".encode())
         jobs += [job for job in tour_jobs(folder, name, tour) if not is_complete(job)]
     if jobs:
@@ -233,11 +239,14 @@ def encode(ending: str, image: np.ndarray[Any, Any], option: int, value: int) ->
     return bytes(data)
 
 
-def write_stamps(path: Path, tour: Tour) -> None:
-    """Write one line per frame, seconds from the start; a longer list from an earlier call stays."""
-    if path.is_file() and len(path.read_text().splitlines()) > len(tour.stamps):
-        return
-    write_atomic(path, "".join(f"{stamp:.6f}\n" for stamp in tour.stamps).encode())
+def keep_stamps(folder: Path, tour: Tour) -> None:
+    """Write the frames' seconds from the start; a longer list from an earlier call stays."""
+    try:
+        kept = len(read_stamps(folder))
+    except RecordingError:  # an earlier release wrote seconds alone
+        kept = 0
+    if kept <= len(tour.stamps):
+        write_stamps(folder, dict(enumerate(tour.stamps.tolist())))
 
 
 def camera_of_size(width: int, height: int) -> Camera:

@@ -1,0 +1,162 @@
+"""Gauss-Newton on the reprojection error: a known pose is recovered, its covariance is what errors show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from structpose_ros import alignment
+from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
+from structpose_ros.geometry import invert, pose_error, rotation_from_vector, transform, transform_points
+from structpose_ros.refinement import NEAREST, Refined, refine
+
+REFINED = AlignmentOptions(robust_rounds=5, refine_rounds=10, refine_from=0.12, refine_to=0.02)
+
+
+def scene(seed: int, count: int = 300) -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:
+    """Return a generator, map_from_camera, points in the camera (N, 3) and the same points in the map."""
+    random = np.random.default_rng(seed)
+    map_from_camera = transform(
+        rotation_from_vector(random.uniform(-2.0, 2.0, 3)), random.uniform(-3.0, 3.0, 3)
+    )
+    depth = random.uniform(0.8, 4.0, count)
+    rays = np.column_stack([random.uniform(-0.6, 0.6, (count, 2)), np.ones(count)])
+    points_in_camera = rays * depth[:, None]
+    return random, map_from_camera, points_in_camera, transform_points(map_from_camera, points_in_camera)
+
+
+def estimate_of(outcome: PoseEstimate | AlignmentFailure) -> PoseEstimate:
+    assert isinstance(outcome, PoseEstimate)
+    return outcome
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_depth_that_is_off_by_a_scale_does_not_matter(seed: int) -> None:
+    random, map_from_camera, a, b = scene(seed)
+    rough = a * random.uniform(0.85, 1.15, (len(a), 1))
+    plain = estimate_of(align(rough, b, np.ones(len(a)), AlignmentOptions()))
+    refined = estimate_of(align(rough, b, np.ones(len(a)), REFINED))
+    assert pose_error(plain.map_from_camera, map_from_camera)[0] > 1e-4
+    position, rotation = pose_error(refined.map_from_camera, map_from_camera)
+    assert position < 1e-6
+    assert rotation < 1e-5
+    assert refined.inlier_ratio == 1.0
+    np.testing.assert_allclose(refined.residuals, 0.0, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_third_of_gross_outliers_is_left_out(seed: int) -> None:
+    random, map_from_camera, a, b = scene(seed)
+    wrong = random.permutation(len(a))[: len(a) // 3]
+    b[wrong] = transform_points(map_from_camera, random.uniform(-3.0, 3.0, (len(wrong), 3)))
+    a *= random.uniform(0.92, 1.08, (len(a), 1))
+    refined = estimate_of(align(a, b, np.ones(len(a)), REFINED))
+    position, rotation = pose_error(refined.map_from_camera, map_from_camera)
+    assert position < 0.005
+    assert rotation < 0.2
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-3.0, 3.0))
+def test_the_pose_moves_with_the_map(seed: int, angle: float) -> None:
+    random, _, a, b = scene(seed)
+    b += random.normal(0.0, 0.02, b.shape)
+    other_from_map = transform(rotation_from_vector([0.3 * angle, angle, -angle]), [4.0, -2.0, 1.0])
+    here = estimate_of(align(a, b, np.ones(len(a)), REFINED))
+    there = estimate_of(align(a, transform_points(other_from_map, b), np.ones(len(a)), REFINED))
+    np.testing.assert_allclose(there.map_from_camera, other_from_map @ here.map_from_camera, atol=1e-8)
+    turned = np.kron(np.eye(2), other_from_map[:3, :3])
+    np.testing.assert_allclose(there.covariance, turned @ here.covariance @ turned.T, rtol=1e-5, atol=1e-12)
+
+
+def test_the_covariance_is_that_of_the_errors() -> None:
+    """1000 poses from image noise of 0.004: the normalised squared error has the mean of chi-square 6."""
+    nees = []
+    for seed in range(1000):
+        random, map_from_camera, a, b = scene(seed, count=60)
+        a[:, :2] += random.normal(0.0, 0.004, (len(a), 2)) * a[:, 2:]
+        found = estimate_of(align(a, b, np.ones(len(a)), REFINED))
+        error = found.map_from_camera @ invert(map_from_camera)
+        rotation = error[:3, :3]
+        theta = 0.5 * np.array(
+            [
+                rotation[2, 1] - rotation[1, 2],
+                rotation[0, 2] - rotation[2, 0],
+                rotation[1, 0] - rotation[0, 1],
+            ]
+        )
+        moved = np.concatenate([found.map_from_camera[:3, 3] - map_from_camera[:3, 3], theta])
+        nees.append(moved @ np.linalg.solve(found.covariance, moved))
+    assert np.mean(nees) == pytest.approx(6.0, rel=0.1)
+
+
+def test_a_round_is_newtons_step_on_exact_data() -> None:
+    """The error after a round falls with the square of the one before: the Jacobian is exact."""
+    _, map_from_camera, a, b = scene(3)
+    start = map_from_camera @ transform(rotation_from_vector([0.01, -0.02, 0.01]), [0.02, 0.01, -0.03])
+    errors = []
+    for rounds in (1, 2, 3):
+        found = refine(
+            start[:3, :3], start[:3, 3], a.T[:2] / a.T[2], b.T, np.ones(len(a)), rounds, 10.0, 10.0
+        )
+        errors.append(float(np.linalg.norm(found.translation - map_from_camera[:3, 3])))
+    assert errors[0] < 2e-3
+    assert errors[1] < 2e-3 * errors[0]
+
+
+def test_points_behind_the_camera_have_no_say() -> None:
+    _, map_from_camera, a, b = scene(5)
+    behind = a.copy()
+    behind[:20, 2] = NEAREST / 2  # the map says that they are nearer than a camera sees
+    b[:20] = transform_points(map_from_camera, behind[:20] * [1.0, 1.0, -1.0])
+    found = refine(
+        map_from_camera[:3, :3], map_from_camera[:3, 3], a.T[:2] / a.T[2], b.T, np.ones(len(a)), 3, 0.1, 0.01
+    )
+    np.testing.assert_array_equal(found.weights[:20], 0.0)
+    np.testing.assert_allclose(found.translation, map_from_camera[:3, 3], atol=1e-9)
+    np.testing.assert_allclose(found.distances[:20], np.linalg.norm(behind[:20], axis=1), atol=1e-9)
+
+
+def test_weights_of_zero_and_points_without_depth_count_for_nothing() -> None:
+    _, map_from_camera, a, b = scene(7)
+    weights = np.ones(len(a))
+    weights[:50], b[:50] = 0.0, 1e9
+    a[50:60] = 0.0  # as where the lens does not reach
+    found = estimate_of(align(a, b, weights, REFINED))
+    assert pose_error(found.map_from_camera, map_from_camera)[0] < 1e-6
+    np.testing.assert_array_equal(found.weights[:60], 0.0)
+
+
+def test_the_same_bits_every_time() -> None:
+    random, _, a, b = scene(11)
+    b += random.normal(0.0, 0.05, b.shape)
+    first = estimate_of(align(a, b, np.ones(len(a)), REFINED))
+    for _ in range(1000):
+        again = estimate_of(align(a, b, np.ones(len(a)), REFINED))
+        assert again.map_from_camera.tobytes() == first.map_from_camera.tobytes()
+        assert again.covariance.tobytes() == first.covariance.tobytes()
+
+
+@pytest.mark.parametrize("name", ["refine_rounds", "refine_from", "refine_to"])
+def test_options_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected .*, got -1"):
+        AlignmentOptions(**{name: -1})
+
+
+def test_a_refinement_that_leaves_no_point_in_sight_is_no_pose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step may move the camera beyond all points."""
+
+    def too_far(*arguments: Any) -> Refined:
+        refined = refine(*arguments)
+        return refined._replace(weights=np.zeros_like(refined.weights))
+
+    monkeypatch.setattr(alignment, "refine", too_far)
+    points = np.random.default_rng(0).uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], size=(40, 3))
+    outcome = align(points, points + [1.0, 2.0, 3.0], np.ones(40), AlignmentOptions(refine_rounds=3))
+    assert outcome is AlignmentFailure.TOO_FEW_POINTS
