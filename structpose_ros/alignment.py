@@ -240,38 +240,39 @@ def _squared_residuals(a: Array, b: Array, solved: _Solved) -> Array:
 def _covariance(solved: _Solved, a: Array, squared_residuals: Array, given: Array, weights: Array) -> Array:
     """Covariance (6, 6) of (t, theta) for t + dt, exp([dtheta]x) R about the map's axes.
 
-    The residual b - R a - t has the Jacobian J = [-I, [q]x] with q = R a. For residuals that are independent,
-    isotropic and not tied to the place of their point, an M-estimate's covariance (Huber 1981, ch. 6) is
-    v inv(sum w J'J / sum w), v = sum (w r)^2 / 3 / (sum s)^2. There s is the mean derivative of the influence
-    w r: the weight itself in a plain solve; with Geman-McClure w (4 g - 1) / 3, g the root of its factor.
-    v is scaled up for the 6 degrees of freedom that the solve took from 3 effective_points.
+    The residual b - R a - t has the Jacobian J = [-I, [q]x] with q = R a.
+    """
+    q = solved.rotation @ a
+    moment = np.einsum("in,jn->ij", q * weights, q)
+    information = float(weights.sum()) * np.eye(6)
+    information[3:, :3] = skew(q @ weights)
+    information[:3, 3:] = information[3:, :3].T
+    information[3:, 3:] = np.trace(moment) * np.eye(3) - moment
+    return _estimate_covariance(information, squared_residuals, given, weights, 3)
+
+
+def _covariance_of_refined(refined: Refined, given: Array) -> Array:
+    """Covariance (6, 6) as in `_covariance`, from the normal equations of the reprojection error."""
+    squared = np.where(refined.weights > 0, refined.squared_errors, 0.0)
+    return _estimate_covariance(refined.normal_matrix, squared, given, refined.weights, 2)
+
+
+def _estimate_covariance(
+    information: Array, squared_residuals: Array, given: Array, weights: Array, dimensions: int
+) -> Array:
+    """Covariance (6, 6) of an M-estimate (Huber 1981, ch. 6) with `information` = sum w J'J.
+
+    For residuals of so many `dimensions` that are independent, isotropic and not tied to the place of their
+    point it is v inv(sum w J'J / sum w), v = sum (w r)^2 / dimensions / (sum s)^2. There s is the mean
+    derivative of the influence w r: the weight itself in a plain solve; with Geman-McClure w (4 g - 1) / 3,
+    g the root of its factor. v is scaled up for the 6 degrees of freedom that the solve took.
     """
     total = float(weights.sum())
     robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
     slope = float(weights @ (4.0 * robust - 1.0)) / 3.0
     slope = max(slope, 0.1 * total)  # a robust scale far below the residuals leaves no curvature to rely on
-    freedom = solved.effective_points / (solved.effective_points - 2.0)
-    variance = float(weights**2 @ squared_residuals) / 3.0 / slope**2 * freedom * total
-
-    q = solved.rotation @ a
-    moment = np.einsum("in,jn->ij", q * weights, q)
-    information = total * np.eye(6)
-    information[3:, :3] = skew(q @ weights)
-    information[:3, 3:] = information[3:, :3].T
-    information[3:, 3:] = np.trace(moment) * np.eye(3) - moment
-    covariance = variance * np.linalg.inv(information)
-    return np.asarray(0.5 * (covariance + covariance.T))
-
-
-def _covariance_of_refined(refined: Refined, given: Array) -> Array:
-    """Covariance (6, 6) as in `_covariance`, from the normal equations of the reprojection error."""
-    weights = refined.weights
-    squared = np.where(weights > 0, refined.squared_errors, 0.0)
-    robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
-    total = float(weights.sum())
-    slope = max(float(weights @ (4.0 * robust - 1.0)) / 3.0, 0.1 * total)
     effective_points = total**2 / float(weights @ weights)
-    freedom = effective_points / max(effective_points - 3.0, 1.0)
-    variance = float(weights**2 @ squared) / 2.0 / slope**2 * freedom * total
-    covariance = variance * np.linalg.inv(refined.normal_matrix)
+    freedom = effective_points / max(effective_points - 6.0 / dimensions, 1.0)
+    variance = float(weights**2 @ squared_residuals) / dimensions / slope**2 * freedom * total
+    covariance = variance * np.linalg.inv(information)
     return np.asarray(0.5 * (covariance + covariance.T))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import recordings
 import torch
 from model_files import contract
@@ -23,6 +26,15 @@ _random = np.random.default_rng(3)
 _DIRECTIONS, _PHASES = _random.normal(size=(3, 24)), _random.uniform(0.0, 6.0, size=24)
 _FREQUENCIES = np.geomspace(4.0, 30.0, 24)  # rad/m
 _smooth_colors = recordings.colors
+
+
+@contextlib.contextmanager
+def textured_room() -> Iterator[None]:
+    """Give `recordings` the room with texture, and torch one thread: images are small."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recordings, "colors", textured_colors)
+        yield
 
 
 def textured_colors(points_in_map: np.ndarray) -> np.ndarray:

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import recordings
-import torch
-from landmark_files import CAMERA, landmark_contract, random_network, textured_colors
+from landmark_files import CAMERA, landmark_contract, random_network, textured_room
 from model_files import contract
 from recordings import frame, pose
 
@@ -38,9 +36,7 @@ RANDOM = np.random.default_rng
 
 @pytest.fixture(scope="module", autouse=True)
 def textured() -> Iterator[None]:
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recordings, "colors", textured_colors)
+    with textured_room():
         yield
 
 

@@ -16,7 +16,7 @@ from landmark_files import (
     CAMERA,
     landmark_contract,
     random_network,
-    textured_colors,
+    textured_room,
     write_weights,
 )
 from model_files import write_model
@@ -59,9 +59,7 @@ SCENE_MEAN = np.asarray(CONTRACT.scene_mean)
 
 @pytest.fixture(scope="module", autouse=True)
 def textured() -> Iterator[None]:
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recordings, "colors", textured_colors)
+    with textured_room():
         yield
 
 

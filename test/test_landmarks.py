@@ -25,12 +25,10 @@ from structpose_ros.training.cross_fit import MapNetwork, fit_covariance, nees_o
 from structpose_ros.training.frames import Frame, RecordingError, open_recording, write_frame
 from structpose_ros.training.landmarks import (
     STRIDE,
-    Keypoints,
     LandmarkNetwork,
     Landmarks,
     collect,
     keypoints_of,
-    strongest,
 )
 from structpose_ros.training.runs import Calibration, contract_of, export_run, read_checkpoint
 from structpose_ros.training.train import Trainer, train
@@ -118,23 +116,6 @@ def test_descriptors_are_sampled_where_the_keypoint_is() -> None:
     share = 3.5 / 8  # linear between the cells' descriptors
     expected = (1 - share) * dense[0, :, 0, 1] + share * dense[0, :, 0, 2]
     np.testing.assert_allclose(found.descriptors[0, :, 0, 1], expected / expected.norm(), atol=1e-6)
-
-
-def test_the_strongest_of_four_cells_stays_whole() -> None:
-    random = torch.Generator().manual_seed(3)
-    points = Keypoints(
-        torch.rand(1, 2, 6, 8, generator=random),
-        torch.rand(1, 1, 6, 8, generator=random),
-        torch.rand(1, 64, 6, 8, generator=random),
-    )
-    best = strongest(points)
-    for row in range(3):
-        for column in range(4):
-            cells = [(2 * row + down, 2 * column + across) for down in (0, 1) for across in (0, 1)]
-            y, x = max(cells, key=lambda cell: points.scores[0, 0, cell[0], cell[1]].item())
-            assert best.scores[0, 0, row, column] == points.scores[0, 0, y, x]
-            assert torch.equal(best.pixels[0, :, row, column], points.pixels[0, :, y, x])
-            assert torch.equal(best.descriptors[0, :, row, column], points.descriptors[0, :, y, x])
 
 
 def test_a_view_of_the_map_finds_itself() -> None:
