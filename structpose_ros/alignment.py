@@ -53,7 +53,7 @@ class AlignmentOptions:
     min_effective_points: float = 6.0
     min_spread: float = 1e-6
     refine_rounds: int = 0
-    refine_from: float = 0.12
+    refine_from: float = 0.25
     refine_to: float = 0.012
 
     def __post_init__(self) -> None:

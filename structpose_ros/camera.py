@@ -6,6 +6,7 @@ One pixel convention everywhere: the centre of the first pixel is (0, 0), so an 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 
@@ -82,6 +83,26 @@ class Camera:
     def is_pinhole(self) -> bool:
         """Whether the lens has no distortion."""
         return not self.distortion or (self.distortion_model != "equidistant" and not any(self.distortion))
+
+    def agrees_with(self, other: Camera) -> bool:
+        """Whether the calibrations say the same but for rounding: 0.01 pixels, 1e-6 in a coefficient."""
+        if (self.width, self.height) != (other.width, other.height) or self.is_pinhole != other.is_pinhole:
+            return False
+        pixels = [
+            abs(getattr(self, name) - getattr(other, name)) <= 0.01 for name in ("fx", "fy", "cx", "cy")
+        ]
+        if self.is_pinhole or not all(pixels):
+            return all(pixels)
+        return self.distortion_model == other.distortion_model and all(
+            abs(one - two) <= 1e-6
+            for one, two in itertools.zip_longest(self.distortion, other.distortion, fillvalue=0.0)
+        )
+
+    def with_radial(self, change: float) -> Camera:
+        """Return the camera with k1, the first coefficient of its lens, larger by `change`."""
+        if not self.distortion:  # a pinhole, whatever the model
+            return replace(self, distortion_model="plumb_bob", distortion=(change, 0.0, 0.0, 0.0))
+        return replace(self, distortion=(self.distortion[0] + change, *self.distortion[1:]))
 
     def resized(self, width: int, height: int) -> Camera:
         """Return the camera of this image resized to `width` x `height`; x and y may scale differently."""

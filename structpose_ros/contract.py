@@ -17,7 +17,7 @@ from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.camera import Camera
 from structpose_ros.confidence import ConfidenceModel
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA_KEY = "structpose_ros"
 
 INPUT_IMAGE, INPUT_RAYS = "image", "rays"
@@ -43,7 +43,9 @@ class ModelContract:
     scene_mean: metres, map frame; the graph's scene coordinates are relative to it.
     depth_scale: metres, the `a` of the proximity coding p = a / (d + a) that the graph already undoes.
     map_min, map_max: metres, corners of the box around all scene coordinates trained on.
-    training_camera: camera of the training images at input size.
+    training_camera: camera of the training images at input size, as it was recorded.
+    refined_camera: the same with its lens as the recording's own images show it; None: not looked for, or no
+        better.
     alignment: how to solve; its inlier threshold is fitted on held-out frames where training had some.
     covariance_scale: factor on the alignment's covariance, fitted on held-out frames (1: not fitted).
     covariance_floor: standard deviations, m and rad, of errors that the points of a frame have in common and
@@ -65,6 +67,7 @@ class ModelContract:
     map_min: tuple[float, float, float]
     map_max: tuple[float, float, float]
     training_camera: Camera
+    refined_camera: Camera | None = None
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     covariance_scale: float = 1.0
     covariance_floor: tuple[float, float] = (0.0, 0.0)
@@ -110,6 +113,15 @@ class ModelContract:
         """Return the covariance (6, 6) of `PoseEstimate` as it was found to be on held-out frames."""
         floors = np.repeat(np.square(self.covariance_floor), 3)
         return np.asarray(self.covariance_scale * covariance + np.diag(floors))
+
+    def refined(self, camera: Camera) -> Camera:
+        """Return what is known better of a camera at input size: the refined one of the training camera.
+
+        A camera is taken for that one if its calibration says the same.
+        """
+        if self.refined_camera is not None and camera.agrees_with(self.training_camera):
+            return self.refined_camera
+        return camera
 
     def metres_outside(self, position: npt.NDArray[np.float64]) -> float:
         """Return how far a position (3,) in the map is from the box around the map's points; 0 inside."""

@@ -33,6 +33,9 @@ def trained_on(contract: ModelContract, card: ModelCard | None) -> Rows:
     lens = "no distortion" if camera.is_pinhole else f"lens {camera.distortion_model}"
     optics = f"field of view {horizontal:.0f} x {vertical:.0f} deg, {lens}; the network sees "
     optics += f"{contract.input_width}x{contract.input_height}"
+    if contract.refined_camera is not None:
+        optics += f"; its images show a lens of k1 {contract.refined_camera.distortion[0]:.3f}, which is "
+        optics += "used for cameras of this calibration"
     surfaces = ("surfaces seen", f"{box(contract.map_min, contract.map_max)} (map frame, without outliers)")
     if card is None:
         unknown = "no card: the file was exported by an earlier release, which did not record what they show"

@@ -2,6 +2,11 @@
 
 A ray is known to a fraction of a pixel where the depth along it is known to a few per cent: once the pose is
 near, what the depth says about it is left out.
+
+Two things let a rough start end well. The first half of the rounds weighs errors in metres across the ray
+(the object-space error of Lu, Hager and Mjolsness, PAMI 2000): by angles alone, points that a wrong pose puts
+close to the camera decide. And errors are differentiated at the ray that was seen, not at where the pose of
+the round projects the point: for what is far off, an outlier, the latter is a slope at the wrong place.
 """
 
 from __future__ import annotations
@@ -48,7 +53,8 @@ def refine(
     """Move a pose to where the map's points fall on the image points, robustly.
 
     Each round weighs by Geman-McClure at a scale that goes from `first_scale` to `last_scale` geometrically:
-    what is far off at the end counts next to nothing, while a rough start is not cut off from its points.
+    what is far off at the end counts next to nothing, while a rough start is not cut off from its points. In
+    the first half of the rounds each weight is times the squared depth that the point has at that pose.
 
     Args:
         rotation: (3, 3), map from camera.
@@ -64,10 +70,13 @@ def refine(
         numpy.linalg.LinAlgError: the points that have weight leave the pose undetermined.
     """
     scales = np.geomspace(first_scale, last_scale, rounds) if rounds > 1 else np.array([last_scale])
-    for scale in scales:
-        errors, jacobian, _, squared = _linearised(rotation, translation, image_points, points_in_map)
+    for number, scale in enumerate(scales):
+        errors, jacobian, points_in_camera, squared = _linearised(
+            rotation, translation, image_points, points_in_map
+        )
         current = weights * (scale**2 / (scale**2 + squared)) ** 2
-        normal_matrix, gradient = _normal_equations(jacobian, errors, current)
+        in_metres = points_in_camera[2] ** 2 if number < rounds // 2 else 1.0
+        normal_matrix, gradient = _normal_equations(jacobian, errors, current * in_metres)
         # By blocks, not by elements: the map's axes must not matter.
         damping = DAMPING * np.repeat(np.diag(normal_matrix).reshape(2, 3).mean(axis=1), 3)
         step = np.linalg.solve(normal_matrix + np.diag(damping), -gradient)
@@ -94,18 +103,18 @@ def _linearised(
 ) -> tuple[Array, Array, Array, Array]:
     """Return errors (2, N), their Jacobian (2, 6, N), points (3, N) in the camera, squared errors (N,).
 
-    With q = X - t and c = R'q, t + dt and exp([dtheta]x) R move c by R'(q x dtheta - dt). The coordinate
-    c_x / c_z moves by g . (q x dtheta - dt) with g = (R e_x - c_x/c_z R e_z) / c_z: J = [-g, g x q].
+    With q = X - t and c = R'q, t + dt and exp([dtheta]x) R move c by R'(q x dtheta - dt). For a point on its
+    ray the coordinate u = c_x / c_z moves by g . (q x dtheta - dt) with g = (R e_x - u R e_z) / c_z:
+    J = [-g, g x q].
     """
     q = points_in_map - translation[:, None]
     points_in_camera = rotation.T @ q
     ahead = points_in_camera[2] > NEAREST
     inverse_z = 1.0 / np.where(ahead, points_in_camera[2], 1.0)
-    projected = points_in_camera[:2] * inverse_z
-    errors = np.where(ahead, projected - image_points, 0.0)
+    errors = np.where(ahead, points_in_camera[:2] * inverse_z - image_points, 0.0)
     jacobian = np.empty((2, 6, q.shape[1]))
     for axis in (0, 1):
-        g = (rotation[:, axis, None] - projected[axis] * rotation[:, 2, None]) * inverse_z
+        g = (rotation[:, axis, None] - image_points[axis] * rotation[:, 2, None]) * inverse_z
         jacobian[axis, :3] = -g
         jacobian[axis, 3] = g[1] * q[2] - g[2] * q[1]
         jacobian[axis, 4] = g[2] * q[0] - g[0] * q[2]

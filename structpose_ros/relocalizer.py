@@ -19,7 +19,9 @@ from structpose_ros.network import Network, Prediction, normalized_tensor
 class Result:
     """Everything known about one frame.
 
-    image_rgb: (H, W, 3) at the model's input size. points_in_camera: (h, w, 3) metres, camera frame.
+    image_rgb: (H, W, 3) at the model's input size. camera: of that image. rays: (h, w, 3), z = 1, of the
+    points spoken of, 0 beyond the lens' reach. points_in_camera: (h, w, 3) metres, camera frame. weights: (h,
+    w) that went into the solve, 0 beyond the lens' reach.
     covariance: (6, 6) as in `PoseEstimate`, calibrated by the model file; None without an estimate.
     stage_ms: milliseconds spent in `preprocess`, `network`, `align`.
     """
@@ -28,7 +30,10 @@ class Result:
     estimate: PoseEstimate | None
     covariance: npt.NDArray[np.float64] | None
     prediction: Prediction
+    camera: Camera
+    rays: npt.NDArray[np.float64]
     points_in_camera: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
     image_rgb: npt.NDArray[np.uint8]
     stage_ms: dict[str, float]
 
@@ -54,6 +59,7 @@ class Relocalizer:
         contract = self.network.contract
         started = time.perf_counter()
         image, input_camera = resize_image(image_rgb, camera, contract.input_width, contract.input_height)
+        input_camera = contract.refined(input_camera)
         cell_rays = self._cell_rays(input_camera)
         input_tensor = normalized_tensor(image, contract)
         prepared = time.perf_counter()
@@ -61,10 +67,11 @@ class Relocalizer:
         predicted = time.perf_counter()
         rays = prediction.rays(input_camera, cell_rays)
         points_in_camera = unproject(prediction.depth, rays)
+        weights = np.where(rays[..., 2] > 0, prediction.weights, 0.0).astype(np.float64)
         outcome = align(
             points_in_camera.reshape(-1, 3),
             prediction.scene_coordinates.reshape(-1, 3),
-            np.where(rays[..., 2] > 0, prediction.weights, 0.0).reshape(-1),
+            weights.reshape(-1),
             self.alignment,
         )
         decision = judge(outcome, contract, self.gate)
@@ -75,7 +82,10 @@ class Relocalizer:
             estimate=estimate,
             covariance=None if estimate is None else contract.calibrated_covariance(estimate.covariance),
             prediction=prediction,
+            camera=input_camera,
+            rays=rays,
             points_in_camera=points_in_camera,
+            weights=weights,
             image_rgb=image,
             stage_ms={
                 "preprocess": 1e3 * (prepared - started),

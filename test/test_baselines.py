@@ -154,9 +154,10 @@ def test_valid_cells_alone_take_part() -> None:
     rays[0, 0] = np.nan
     scene = np.random.default_rng(0).normal(size=(6, 8, 3))
     scene[2, 3, 1] = np.inf
-    prediction = Prediction(np.ones((6, 8), np.float32), scene, np.zeros((6, 8), np.float32))
+    prediction = Prediction(np.ones((6, 8), np.float32), scene, np.full((6, 8), 0.1, np.float32))
+    prediction.weights[4, 4] = 0.0
     seen = correspondences(prediction, rays, camera)
-    assert len(seen.rays) == len(seen.points_in_map) == 46  # a weight of 0 takes nothing away
+    assert len(seen.rays) == len(seen.points_in_map) == 45
     np.testing.assert_array_equal(seen.points_in_map[0], scene[0, 1])
     np.testing.assert_allclose(seen.pixels[0], [8 + 3.5, 3.5])
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structpose_ros.camera import Camera, CameraError, resize_image
+from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, resize_image
 
 Array = npt.NDArray[np.float64]
 
@@ -349,3 +349,28 @@ def test_an_image_that_is_not_of_8_bits_is_refused() -> None:
     image = np.zeros((480, 640, 3), dtype=np.float32)
     with pytest.raises(CameraError, match="expected an image of uint8, got float32"):
         resize_image(image, PINHOLE, 320, 240)  # type: ignore[arg-type]
+
+
+def test_cameras_agree_when_their_calibrations_say_the_same() -> None:
+    zeros = replace(PINHOLE, distortion=(0.0,) * 5)
+    assert PINHOLE.agrees_with(zeros)
+    assert zeros.agrees_with(PINHOLE)
+    assert PLUMB_BOB.agrees_with(replace(PLUMB_BOB, cx=PLUMB_BOB.cx + 0.009))
+    for other in (
+        replace(PLUMB_BOB, cx=PLUMB_BOB.cx + 0.02),
+        replace(PLUMB_BOB, width=PLUMB_BOB.width + 1),
+        PLUMB_BOB.with_radial(1e-4),
+        replace(PLUMB_BOB, distortion=()),
+        replace(PLUMB_BOB, distortion_model="equidistant", distortion=PLUMB_BOB.distortion[:4]),
+    ):
+        assert not PLUMB_BOB.agrees_with(other)
+        assert not other.agrees_with(PLUMB_BOB)
+
+
+@pytest.mark.parametrize("model", list(COEFFICIENTS))
+def test_k1_moves_alone(model: str) -> None:
+    count = COEFFICIENTS[model][1]
+    plain = replace(PINHOLE, distortion_model=model, distortion=())
+    assert plain.with_radial(0.1) == replace(PINHOLE, distortion=(0.1, 0.0, 0.0, 0.0))
+    bent = replace(plain, distortion=tuple((0.01 * np.arange(1, count + 1)).tolist()))
+    assert bent.with_radial(-0.02).distortion == pytest.approx((-0.01, *bent.distortion[1:]))

@@ -70,7 +70,7 @@ def test_from_recording_to_model(
     assert main(["info", "--json", str(model)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["dataset"] == "room"
-    assert told["format_version"] == 2
+    assert told["format_version"] == 3
     assert told["sha256"] == metrics["model_sha256"]
     assert told["size_bytes"] == model.stat().st_size
     assert told["card"]["training"]["epochs"] == 5
@@ -139,9 +139,9 @@ def test_info_on_a_terminal_without_the_letters_of_a_name(
         ({METADATA_KEY: json.dumps(["x" * 999_000])}, "expected a JSON object in metadata"),
         (
             {METADATA_KEY: json.dumps({"format_version": "9" * 900_000})},
-            "expected model format version 2, got '999",
+            "expected model format version 3, got '999",
         ),
-        ({METADATA_KEY: json.dumps({"format_version": 2, "x" * 900_000: 1})}, "metadata of other fields"),
+        ({METADATA_KEY: json.dumps({"format_version": 3, "x" * 900_000: 1})}, "metadata of other fields"),
         (
             {**contract().to_metadata(), CARD_KEY: "[" * 5_000_000},
             "expected at most 100000 characters in metadata",
@@ -269,12 +269,12 @@ def test_errors_about_model_files(room: Path, tmp_path: Path, capsys: pytest.Cap
         {
             METADATA_KEY: contract()
             .to_metadata()[METADATA_KEY]
-            .replace('"format_version": 2', '"format_version": 9')
+            .replace('"format_version": 3', '"format_version": 9')
         },
     )
     onnx.save(model, bad)
     message = fails(capsys, "evaluate", bad, "--data", room, "--out", tmp_path / "out")
-    assert "expected model format version 2, got 9" in message
+    assert "expected model format version 3, got 9" in message
     assert not (tmp_path / "out").exists()
 
 

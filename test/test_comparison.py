@@ -188,7 +188,7 @@ def test_without_a_training_split_there_is_no_oracle(setting: tuple[Path, Path],
 def test_frames_that_say_nothing_are_failures_of_every_method(
     setting: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Weight 0 everywhere stops the direct solve; PnP, which knows no weights, goes on."""
+    """What has weight 0 is no correspondence: neither the direct solve nor PnP has one left."""
     root, model = setting
     image = cv2.imread(str(root / "seq-02" / "frame-000001.color.png"))
     image[..., 0] = 255
@@ -196,7 +196,8 @@ def test_frames_that_say_nothing_are_failures_of_every_method(
     methods = by_name(compare(tmp_path / "out", model=model, data_root=root, provider="cpu"))
     assert methods["direct"]["rejected"] == {"zero_weights": 1}
     assert methods["direct"]["mean_position_m"] is None
-    assert methods["pnp_ransac"]["accepted"] == 2
+    assert methods["pnp_ransac"]["accepted"] == 1
+    assert methods["pnp_ransac"]["mean_position_m"] is None
 
 
 def line(name: str, map_from_camera: np.ndarray, *rest: float) -> str:

@@ -31,6 +31,7 @@ FULL = contract(
     scene_mean=(0.1, -1 / 3, 1e-9),
     depth_scale=math.pi,
     training_camera=Camera(64, 48, 61.3, 60.9, 31.2, 24.1, "equidistant", (0.1, -0.02, 0.003, 1 / 7)),
+    refined_camera=Camera(64, 48, 61.3, 60.9, 31.2, 24.1, "equidistant", (0.2, -0.02, 0.003, 1 / 7)),
     alignment=AlignmentOptions(robust_rounds=3, robust_scale=1.5, inlier_threshold=0.2),
     covariance_scale=12.5,
     covariance_floor=(0.01, 1 / 300),
@@ -91,14 +92,14 @@ def test_what_is_no_json_object_is_refused() -> None:
 @pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_format_version_is_refused_before_its_fields(version: object) -> None:
     content = {**content_of(FULL), "format_version": version, "a_field_of_the_future": 1}
-    with pytest.raises(ModelFileError, match=f"expected model format version 2, got {version!r}: export"):
+    with pytest.raises(ModelFileError, match=f"expected model format version 3, got {version!r}: export"):
         read(content)
 
 
 def test_metadata_without_a_version_is_refused() -> None:
     content = content_of(FULL)
     del content["format_version"]
-    with pytest.raises(ModelFileError, match="expected model format version 2, got None"):
+    with pytest.raises(ModelFileError, match="expected model format version 3, got None"):
         read(content)
 
 
@@ -249,3 +250,13 @@ def test_no_point_of_the_map_is_nearer_than_the_metres_outside(position: list[fl
     metres = described.metres_outside(np.array(position))
     assert (np.linalg.norm(inside - position, axis=1) >= metres - 1e-9).all()
     assert (metres == 0.0) == bool((position >= low).all() and (position <= high).all())
+
+
+def test_the_training_camera_alone_is_refined() -> None:
+    assert FULL.refined_camera is not None
+    assert FULL.refined(FULL.training_camera) == FULL.refined_camera
+    nearly = replace(FULL.training_camera, fx=FULL.training_camera.fx + 0.005)
+    assert FULL.refined(nearly) == FULL.refined_camera
+    another = replace(FULL.training_camera, fx=FULL.training_camera.fx + 1.0)
+    assert FULL.refined(another) is another
+    assert replace(FULL, refined_camera=None).refined(FULL.training_camera) is FULL.training_camera

@@ -20,9 +20,11 @@ from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training.evaluate import (
     SWAPS,
+    Judged,
     evaluate,
     evaluate_frames,
-    foreign_acceptance,
+    judge_foreign,
+    risk_coverage_areas,
     trajectory_stamps,
 )
 from structpose_ros.training.frames import (
@@ -117,7 +119,21 @@ def test_outcomes_and_files(setting: tuple[Path, Path, np.ndarray], tmp_path: Pa
     assert metrics["risk_coverage_auc"] == pytest.approx(2 / 3)  # one frame is right; all have one confidence
     assert metrics["risk_coverage_auc_oracle"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
     assert metrics["covariance_scale"] == 1.0
-    assert "foreign_accept" not in metrics
+    assert "foreign_accept" not in metrics and "foreign_risk_coverage_auc" not in metrics
+
+
+def test_a_ranking_is_worth_what_it_puts_last() -> None:
+    judged = [Judged(True, 0.9, 0.04), Judged(True, 0.8, 0.01), Judged(False, 0.0, 0.02)]
+    areas = risk_coverage_areas(judged, np.array([False, False, True]))
+    assert areas == {
+        "risk_coverage_auc": pytest.approx(1 / 9),  # 0, 0, 1/3
+        "risk_coverage_auc_residual": pytest.approx((1 / 2 + 1 / 3) / 3),  # the second: right, wrong, right
+        "risk_coverage_auc_oracle": pytest.approx(1 / 9),
+    }
+    none = [*judged, Judged(False, 0.0, np.inf)]
+    assert risk_coverage_areas(none, np.array([False, False, False, True]))[
+        "risk_coverage_auc_residual"
+    ] == pytest.approx(1 / 16)
 
 
 def test_swapping_in_the_truth(setting: tuple[Path, Path, np.ndarray]) -> None:
@@ -230,6 +246,11 @@ def test_images_of_another_place(setting: tuple[Path, Path, np.ndarray], tmp_pat
     metrics = evaluate(model, root, "test", tmp_path / "out", provider="cpu", foreign=foreign)
     assert metrics["foreign_frames"] == 3
     assert metrics["foreign_accept"] == pytest.approx(1 / 3)
+    # Three frames and b.jpg have confidence 1, of which one is right; the other two come last.
+    assert metrics["foreign_risk_coverage_auc"] == pytest.approx((4 * 3 / 4 + 4 / 5 + 5 / 6) / 6)
+    assert metrics["foreign_risk_coverage_auc_oracle"] == pytest.approx(
+        (0 + 1 / 2 + 2 / 3 + 3 / 4 + 4 / 5 + 5 / 6) / 6
+    )
     (foreign / "b.jpg").write_bytes(b"")
     with pytest.raises(RecordingError, match="b.jpg: expected an image"):
         evaluate(model, root, "test", tmp_path / "none", provider="cpu", foreign=foreign)
@@ -248,7 +269,7 @@ def test_a_foreign_recording_is_seen_through_its_own_camera(
     monkeypatch.setattr(
         relocalizer, "localize", lambda image, camera: cameras.append(camera) or localize(image, camera)
     )
-    assert foreign_acceptance(relocalizer, root)["foreign_frames"] == 5
+    assert len(judge_foreign(relocalizer, root)) == 5
     assert set(cameras) == {CAMERA}
 
 

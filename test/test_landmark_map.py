@@ -208,6 +208,7 @@ def landmarks(count: int, **given: object) -> Landmarks:
         "depths": np.arange(count, dtype=np.float32) + 1,
         "scores": np.full(count, 0.5, dtype=np.float32),
         "frames": np.zeros(count, dtype=np.int32),
+        "pixels": np.zeros((count, 2), dtype=np.float32),
     }
     return Landmarks(**{**values, **given})  # type: ignore[arg-type]
 

@@ -75,6 +75,7 @@ def landmarks(count: int, seed: int = 0) -> Landmarks:
         random.uniform(1.0, 3.0, count).astype(np.float32),
         np.full(count, 0.5, np.float32),
         np.zeros(count, np.int32),
+        random.uniform(0.0, 100.0, (count, 2)).astype(np.float32),
     )
 
 
@@ -181,6 +182,7 @@ def test_the_choice_is_repeatable_and_covers_the_place() -> None:
             np.concatenate([crowded.points_in_map, rare.points_in_map]),
             *(np.concatenate([getattr(crowded, name), getattr(rare, name)]) for name in ("depths", "scores")),
             np.arange(3300, dtype=np.int32),
+            np.concatenate([crowded.pixels, rare.pixels]),
         )
     )
     chosen = both.chosen(400, seed=0)

@@ -275,9 +275,15 @@ def test_the_page_says_what_the_views_show_and_what_follows(file: Path) -> None:
     assert "42 of 60 epochs in 21 min" in text
     assert "last loss geometry stage 0.3535 augmentation photometric on, roll_degrees 12.0" in text
     assert "cpu, torch 2.13.0" in text
-    assert "4.7 MB, format version 2, ONNX opset 17" in text
+    assert "4.7 MB, format version 3, ONNX opset 17" in text
     assert "on 4 training frames: outputs agree to 3e-06 relative, 4 poses to 0.01 mm and 0.0002 deg" in text
     assert "torch 0.012 m, 0.30 deg; ONNX 0.012 m, 0.30 deg" in text
+
+
+def test_a_refined_lens_is_named(file: Path) -> None:
+    text = page_of(file, CARD, refined_camera=Camera(64, 48, 60.0, 60.0, 31.5, 23.5).with_radial(-0.1114))
+    assert "its images show a lens of k1 -0.111, which is used for cameras of this calibration" in text
+    assert "k1" not in page_of(file, CARD)
 
 
 def test_lines_fit_a_terminal(file: Path) -> None:

@@ -144,9 +144,9 @@ def test_a_foreign_model_is_refused(model: Path) -> None:
 
 
 def test_a_model_of_another_version_is_refused(model: Path) -> None:
-    text = contract().to_metadata()[METADATA_KEY].replace('"format_version": 2', '"format_version": 7')
+    text = contract().to_metadata()[METADATA_KEY].replace('"format_version": 3', '"format_version": 7')
     changed(model, lambda described: helper.set_model_props(described, {METADATA_KEY: text}))
-    with pytest.raises(ModelFileError, match=r"scene\.onnx: expected model format version 2, got 7"):
+    with pytest.raises(ModelFileError, match=r"scene\.onnx: expected model format version 3, got 7"):
         OnnxNetwork(model)
 
 

@@ -310,7 +310,7 @@ def of_another_version(path: Path) -> None:
         (Path.unlink, "got nothing"),
         (truncated, "expected an ONNX model"),
         (foreign, "expected a model exported by `structpose export`"),
-        (of_another_version, "expected model format version 2, got 99"),
+        (of_another_version, "expected model format version 3, got 99"),
     ],
 )
 def test_an_unusable_model_file_is_named_and_the_node_stays_up(

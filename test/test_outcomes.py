@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recordings import pose, poses, real_data
 
 from structpose_ros.alignment import PoseEstimate
+from structpose_ros.camera import Camera
 from structpose_ros.gate import Decision, RejectReason
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform
 from structpose_ros.network import Prediction
@@ -40,7 +41,10 @@ def result_of(
         estimate=PoseEstimate(map_from_camera, some, some, 1.0, 1.0, np.ones(3), covariance),
         covariance=covariance,
         prediction=Prediction(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3)), np.ones((1, 1), np.float32)),
+        camera=Camera(8, 8, 8.0, 8.0, 3.5, 3.5),
+        rays=np.zeros((1, 1, 3)),
         points_in_camera=np.zeros((1, 1, 3)),
+        weights=np.zeros((1, 1)),
         image_rgb=np.zeros((8, 8, 3), np.uint8),
         stage_ms={"preprocess": 1.0, "network": 20.0, "align": 0.5},
     )

@@ -110,6 +110,25 @@ def test_a_round_is_newtons_step_on_exact_data() -> None:
     assert errors[1] < 2e-3 * errors[0]
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_start_that_is_far_off_ends_at_the_truth(seed: int) -> None:
+    """0.6 m and 15 degrees off, with two thirds of the points wrong."""
+    random, map_from_camera, a, b = scene(seed, count=600)
+    wrong = random.permutation(len(a))[:400]
+    b[wrong] = transform_points(map_from_camera, random.uniform([-3.0, -2.0, 0.3], [3.0, 2.0, 5.0], (400, 3)))
+    direction = random.normal(size=(2, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    start = map_from_camera @ transform(
+        rotation_from_vector(np.radians(15.0) * direction[0]), 0.6 * direction[1]
+    )
+    image_points = a.T[:2] / a.T[2]
+    found = refine(start[:3, :3], start[:3, 3], image_points, b.T, np.ones(len(a)), 15, 0.25, 0.008)
+    position, rotation = pose_error(transform(found.rotation, found.translation), map_from_camera)
+    assert position < 0.01
+    assert rotation < 0.3
+
+
 def test_points_behind_the_camera_have_no_say() -> None:
     _, map_from_camera, a, b = scene(5)
     behind = a.copy()

@@ -109,6 +109,23 @@ def test_a_wrong_camera_gives_points_elsewhere(relocalizer: Write) -> None:
     np.testing.assert_allclose(ratio, 60.0 / 90.0, atol=1e-9)
 
 
+def test_the_lens_that_the_model_knows_better_stands_for_the_training_camera(relocalizer: Write) -> None:
+    refined = TRAINING_CAMERA.with_radial(-0.2)
+    of_model = relocalizer(contract(refined_camera=refined))
+    image = picture(TRAINING_CAMERA)
+    result = of_model.localize(image, TRAINING_CAMERA)
+    assert result.camera == refined
+    np.testing.assert_array_equal(result.rays, refined.ray_grid(8))
+    rows, columns = np.mgrid[0:6, 0:8] * 8 + 3.5
+    centres = np.stack([columns, rows], axis=-1)
+    np.testing.assert_allclose(refined.project(result.points_in_camera), centres, atol=1e-6)
+    # A camera that was calibrated otherwise is believed.
+    another = replace(TRAINING_CAMERA, fx=61.0)
+    result = of_model.localize(image, another)
+    assert result.camera == another
+    np.testing.assert_allclose(another.project(result.points_in_camera), centres, atol=1e-6)
+
+
 def test_cells_that_the_lens_does_not_reach_have_no_part_in_the_pose(relocalizer: Write) -> None:
     # The radius r (1 - 0.9 r^2) of this lens ends at 0.406, 24 of 64 pixels: the corners have no ray.
     camera = replace(TRAINING_CAMERA, distortion=(-0.9, 0.0, 0.0, 0.0))

@@ -135,9 +135,8 @@ def _bare_network_ms(images: list[ImageRgb], camera: Camera, network: OnnxNetwor
     """
     contract = network.contract
     resized = [resize_image(image, camera, contract.input_width, contract.input_height) for image in images]
-    rays = np.nan_to_num(
-        camera.resized(contract.input_width, contract.input_height).ray_grid(contract.stride)
-    )
+    input_camera = contract.refined(camera.resized(contract.input_width, contract.input_height))
+    rays = np.nan_to_num(input_camera.ray_grid(contract.stride))
     tensors = [normalized_tensor(image, contract) for image, _ in resized]
     milliseconds = []
     for run in range(NETWORK_WARM_UP + NETWORK_RUNS):

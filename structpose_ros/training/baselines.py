@@ -71,16 +71,17 @@ class PoseRegressor:
 
 
 def correspondences(prediction: Prediction, rays: Array, camera: Camera) -> Correspondences:
-    """Return the valid cells of a prediction: those that the lens reaches and whose coordinates are finite.
+    """Return the valid cells of a prediction: with a ray, finite coordinates, and a weight above 0.
 
     Args:
         prediction: of the network.
-        rays: (h, w, 3), z = 1, of the cells; NaN beyond the lens' reach (see `Camera.ray_grid`).
+        rays: (h, w, 3), z = 1, of the cells; 0 or NaN beyond the lens' reach.
         camera: of the image at the network's input size.
     """
     points_in_map = np.asarray(prediction.scene_coordinates, dtype=np.float64).reshape(-1, 3)
     flat_rays = rays.reshape(-1, 3)
-    valid_mask = np.isfinite(points_in_map).all(axis=1) & np.isfinite(flat_rays).all(axis=1)
+    valid_mask = np.isfinite(points_in_map).all(axis=1) & (flat_rays[:, 2] > 0)
+    valid_mask &= prediction.weights.reshape(-1) > 0
     return Correspondences(points_in_map[valid_mask], flat_rays[valid_mask], camera)
 
 
@@ -191,18 +192,15 @@ def _opencv_pose(solve: Callable[[], tuple[bool, Array, Array]], seen: Correspon
 
 
 class PnpBaselines:
-    """EPnP and RANSAC-PnP on the predictions of one model for the images of one camera."""
+    """EPnP and RANSAC-PnP on the predictions of one model."""
 
-    def __init__(self, camera: Camera, stride: int, ransac: RansacPnp) -> None:
-        """Use the `camera` at the network's input size, and the network's stride."""
-        self.camera = camera
+    def __init__(self, ransac: RansacPnp) -> None:
+        """Use a RANSAC made for the network's input size."""
         self.ransac = ransac
-        self._rays = camera.ray_grid(stride)
 
     def outcomes_of(self, name: str, result: Result, true_map_from_camera: Array) -> tuple[Outcome, Outcome]:
         """Solve what the network said of one image by EPnP and by RANSAC-PnP."""
-        rays = result.prediction.rays(self.camera, self._rays)
-        seen = correspondences(result.prediction, rays, self.camera)
+        seen = correspondences(result.prediction, result.rays, result.camera)
         before = result.stage_ms["preprocess"] + result.stage_ms["network"]
         started = time.perf_counter()
         plain = epnp(seen)

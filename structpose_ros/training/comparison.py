@@ -186,9 +186,7 @@ class _Measurement:
             return [method for method in earlier if method]
         from tqdm import tqdm
 
-        contract = self.network.contract
-        camera = self.recording.camera.resized(contract.input_width, contract.input_height)
-        baselines = PnpBaselines(camera, contract.stride, ransac)
+        baselines = PnpBaselines(ransac)
         solved: tuple[list[Outcome], list[Outcome]] = ([], [])
         with tqdm(total=len(self.files), desc="comparing", unit="frame") as bar:
 

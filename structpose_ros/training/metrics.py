@@ -52,7 +52,7 @@ def risk_coverage_of(outcomes: Sequence[Outcome]) -> tuple[RiskCoverage, RiskCov
 
     Wrong is what is beyond 10 cm or 5 degrees. A rejected frame has confidence 0 and so comes last.
     """
-    wrong = ~_within(outcomes, *GOOD)
+    wrong = ~within(outcomes, *GOOD)
     return risk_coverage([outcome.confidence for outcome in outcomes], wrong), risk_coverage(~wrong, wrong)
 
 
@@ -67,9 +67,9 @@ def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     metrics: dict[str, Any] = {"frames": len(outcomes), "accepted": len(accepted)}
     metrics.update(_error_metrics(outcomes))
     metrics.update({f"accepted_{key}": value for key, value in _error_metrics(accepted).items()})
-    good = _within(outcomes, *GOOD)
+    good = within(outcomes, *GOOD)
     nees = np.array([outcome.nees for outcome in accepted if outcome.nees is not None])
-    metrics["false_accept"] = _mean(~_within(accepted, *WRONG))
+    metrics["false_accept"] = _mean(~within(accepted, *WRONG))
     metrics["true_accept"] = _mean(np.array([outcome.accepted for outcome in outcomes], dtype=bool)[good])
     metrics["mean_nees"] = _mean(nees)
     metrics["ellipsoid95_coverage"] = _mean(nees <= CHI2_95_6DOF)
@@ -107,12 +107,13 @@ def _error_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
         "median_rotation_deg": statistic(np.median, rotation),
         "mean_position_m": statistic(np.mean, position),
         "mean_rotation_deg": statistic(np.mean, rotation),
-        "within_5cm_5deg": _mean(_within(outcomes, 0.05, 5.0)),
-        "within_10cm_5deg": _mean(_within(outcomes, 0.10, 5.0)),
+        "within_5cm_5deg": _mean(within(outcomes, 0.05, 5.0)),
+        "within_10cm_5deg": _mean(within(outcomes, 0.10, 5.0)),
     }
 
 
-def _within(outcomes: Sequence[Outcome], metres: float, degrees: float) -> npt.NDArray[np.bool_]:
+def within(outcomes: Sequence[Outcome], metres: float, degrees: float) -> npt.NDArray[np.bool_]:
+    """Return which of the outcomes (N,) are off by at most so much."""
     return np.array(
         [outcome.position_m <= metres and outcome.rotation_deg <= degrees for outcome in outcomes], dtype=bool
     )

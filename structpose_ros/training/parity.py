@@ -107,7 +107,7 @@ def check_parity(graph: nn.Module, content: bytes, contract: ModelContract, exam
 
 def node_rays(contract: ModelContract) -> npt.NDArray[np.float64]:
     """Return the training camera's rays (h, w, 3), as the node gives them: zero beyond the lens' reach."""
-    rays = contract.training_camera.ray_grid(contract.stride)
+    rays = contract.refined(contract.training_camera).ray_grid(contract.stride)
     return np.where(np.isfinite(rays[..., :1]), rays, 0.0)
 
 
@@ -158,7 +158,7 @@ def _compare(
 def _solve(outputs: Outputs, rays: npt.NDArray[np.float64], contract: ModelContract) -> Solution:
     depth, scene_coordinates, weights, *offsets = outputs
     prediction = prediction_from_outputs(depth, scene_coordinates, weights, contract, *offsets)
-    rays = prediction.rays(contract.training_camera, rays)
+    rays = prediction.rays(contract.refined(contract.training_camera), rays)
     return align(
         unproject(prediction.depth, rays).reshape(-1, 3),
         prediction.scene_coordinates.reshape(-1, 3),

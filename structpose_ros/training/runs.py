@@ -200,9 +200,8 @@ def contract_of(config: TrainingConfig, state: dict[str, Any], calibration: Cali
     """Return what a run's model file says of itself."""
     landmarks = config.method == "landmarks"
     statistics = {key: value.tolist() for key, value in state["statistics"].items()}
-    camera = Camera(
-        **{**state["recording"]["camera"], "distortion": tuple(state["recording"]["camera"]["distortion"])}
-    )
+    camera = _camera_of(state["recording"]["camera"])
+    refined = state["recording"].get("refined_camera")  # runs of earlier releases have none
     return ModelContract(
         dataset=state["recording"]["name"],
         input_width=config.input.width,
@@ -215,6 +214,7 @@ def contract_of(config: TrainingConfig, state: dict[str, Any], calibration: Cali
         map_min=tuple(statistics["map_min"]),
         map_max=tuple(statistics["map_max"]),
         training_camera=camera.resized(config.input.width, config.input.height),
+        refined_camera=None if refined is None else _camera_of(refined),
         alignment=dataclasses.replace(config.alignment, inlier_threshold=calibration.inlier_threshold),
         covariance_scale=calibration.covariance_scale,
         covariance_floor=calibration.covariance_floor,
@@ -225,6 +225,10 @@ def contract_of(config: TrainingConfig, state: dict[str, Any], calibration: Cali
         config_digest=config.digest(),
         producer=f"structpose_ros {__version__}",
     )
+
+
+def _camera_of(fields: dict[str, Any]) -> Camera:
+    return Camera(**{**fields, "distortion": tuple(fields["distortion"])})
 
 
 def calibrate(model: Path, recording: Recording, held_out: Sequence[FrameFiles]) -> Calibration:
@@ -274,9 +278,7 @@ def _fitted_inlier_threshold(
 
     def collect(_outcome: Outcome, result: Result, _frame: Frame) -> None:
         if result.estimate is not None:
-            reached = result.points_in_camera[..., 2] > 0  # 0 where the lens does not reach: no weight there
-            given = np.where(reached, result.prediction.weights, 0.0).reshape(-1)
-            medians.append(weighted_median(result.estimate.residuals, given))
+            medians.append(weighted_median(result.estimate.residuals, result.weights.reshape(-1)))
 
     evaluate_frames(Relocalizer(network), recording, held_out, skip_bad=True, on_frame=collect)
     least = network.contract.alignment.inlier_threshold

@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from structpose_ros.camera import Camera
 from structpose_ros.training import cross_fit, parallel
 from structpose_ros.training import dataset as data
 from structpose_ros.training.augmentation import NO_AUGMENTATION
@@ -34,7 +35,8 @@ from structpose_ros.training.frames import (
     write_atomic,
 )
 from structpose_ros.training.labels import Labels
-from structpose_ros.training.landmarks import LandmarkNetwork, Landmarks, collect
+from structpose_ros.training.landmarks import LandmarkNetwork, Landmarks, collect, laid_out
+from structpose_ros.training.lens import refined_lens
 from structpose_ros.training.map_cloud import MapCloudBuilder
 from structpose_ros.training.monitor import Monitor
 from structpose_ros.training.parity import rays_tensor
@@ -160,6 +162,7 @@ class Trainer:
             self.network.compile()
         self.progress = Progress()
         self.candidates: Landmarks | None = None
+        self.refined_camera: Camera | None = None  # at input size
         self.optimizer: Any = None
         self._best: dict[str, torch.Tensor] | None = None
         self._resumed_optimizer: dict[str, Any] | None = None
@@ -202,11 +205,18 @@ class Trainer:
         frames = tqdm(
             self.views.frames, desc="landmarks", unit="frame", disable=not self.fabric.is_global_zero
         )
-        self.candidates = collect(network, frames, self.recording.camera, self.input_camera)
+        candidates = collect(network, frames, self.recording.camera, self.input_camera)
+        if self.config.landmarks.refine_lens:
+            poses = [frame.map_from_camera for frame in self.views.frames]
+            self.refined_camera = refined_lens(candidates, poses, self.input_camera, self.config.seed)
+            if self.refined_camera is not None:
+                self._say([_word_of_lens(self.input_camera, self.refined_camera)])
+                candidates = laid_out(candidates, poses, self.refined_camera)
+        self.candidates = candidates
         network.set_landmarks(
-            self.candidates.chosen(self.config.landmarks.count, self.config.seed),
+            candidates.chosen(self.config.landmarks.count, self.config.seed),
             self.statistics.scene_mean,
-            self.input_camera,
+            self.refined_camera or self.input_camera,
         )
         if self.progress.seconds == 0.0:  # of a finished run it is made again to the bit
             self.progress.seconds = time.monotonic() - started
@@ -445,7 +455,11 @@ class Trainer:
         images = np.stack([frames[index].image_rgb.transpose(2, 0, 1) for index in chosen])
         return {
             "statistics": as_tensors(self.statistics),
-            "recording": {"name": self.recording.name, "camera": dataclasses.asdict(self.recording.camera)},
+            "recording": {
+                "name": self.recording.name,
+                "camera": dataclasses.asdict(self.recording.camera),
+                "refined_camera": dataclasses.asdict(self.refined_camera) if self.refined_camera else None,
+            },
             # For the export to compare on: uint8 (N, 3, H, W) and map_from_camera (N, 4, 4).
             "examples": torch.from_numpy(np.ascontiguousarray(images)),
             "example_poses": torch.from_numpy(np.stack([frames[index].map_from_camera for index in chosen])),
@@ -468,6 +482,14 @@ class Trainer:
         self._best = state.get("best_network")
         if self._scaler is not None and "scaler" in state:
             self._scaler.load_state_dict(state["scaler"])
+
+
+def _word_of_lens(camera: Camera, refined: Camera) -> str:
+    before = camera.distortion[0] if camera.distortion else 0.0
+    return (
+        f"the recording's images show a lens of k1 {refined.distortion[0]:.3f}, its calibration says "
+        f"{before:.3f}: for this camera the model uses the former; better calibrate it"
+    )
 
 
 def _warning_of_few_labels(share: float) -> list[str]:
