@@ -1,7 +1,8 @@
 """Weighted rigid alignment of camera points to map points: the pose solve (paper §3.3).
 
 Closed form and a fixed number of rounds: the same work on every frame, nothing is sampled. Where the model
-asks for it, rounds of Gauss-Newton on the reprojection error follow (see `refinement`).
+asks for it, points that fit together are looked for first (see `consensus`), and rounds of Gauss-Newton on
+the reprojection error follow (see `refinement`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from structpose_ros.consensus import consensus
 from structpose_ros.geometry import skew, transform
 from structpose_ros.refinement import Refined, refine
 
@@ -34,6 +36,8 @@ class AlignmentFailure(Enum):
 class AlignmentOptions:
     """How to solve.
 
+    consensus_starts: poses that are tried of points that fit together, before the solve; 0 leaves it out. For
+        points of which most are wrong; robust rounds, whose scale is a median, are of no use after it.
     robust_rounds: rounds of Geman-McClure reweighting after the plain solve; 0 is the paper's own solve.
     robust_scale: its scale in units of the weighted median residual of the round before.
     robust_floor: smallest scale, metres, so that exact data does not starve itself of weight.
@@ -46,6 +50,7 @@ class AlignmentOptions:
         image at z = 1 (0.01 is 5 pixels at a focal length of 500).
     """
 
+    consensus_starts: int = 0
     robust_rounds: int = 5
     robust_scale: float = 1.0
     robust_floor: float = 0.01
@@ -57,10 +62,9 @@ class AlignmentOptions:
     refine_to: float = 0.012
 
     def __post_init__(self) -> None:
-        if not 0 <= self.robust_rounds <= 100:
-            raise ValueError(f"robust_rounds: expected 0 .. 100, got {self.robust_rounds}")
-        if not 0 <= self.refine_rounds <= 100:
-            raise ValueError(f"refine_rounds: expected 0 .. 100, got {self.refine_rounds}")
+        for name in ("consensus_starts", "robust_rounds", "refine_rounds"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name}: expected 0 .. 100, got {getattr(self, name)}")
         for name in (
             *("robust_scale", "robust_floor", "inlier_threshold", "min_spread"),
             *("refine_from", "refine_to"),
@@ -137,6 +141,8 @@ def align(
     # einsum, not norm: long BLAS products wake threads, which costs milliseconds when another core is busy.
     rounding = _ROUNDING * math.sqrt(np.einsum("ij,ij->", a, a) * np.einsum("ij,ij->", b, b))
     current = given
+    if options.consensus_starts > 0:
+        current = consensus(a, b, given, options.consensus_starts)
     solved = _solve(a, b, current, rounding, options)
     for _ in range(options.robust_rounds):
         if isinstance(solved, AlignmentFailure):

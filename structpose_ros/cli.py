@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_evaluate)
 
     command = commands.add_parser(
-        "ablate", help="the paper's Table 5 on a recording: what each part of the method brings; resumes"
+        "ablate",
+        help="what each part of the method brings: the paper's Table 5, or a map of landmarks without each",
     )
     command.add_argument("config", type=Path)
     command.add_argument("--data", type=Path, required=True)
@@ -214,17 +215,17 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from structpose_ros.training.ablation import ablate, table
+    from structpose_ros.training import ablation, landmark_ablation
     from structpose_ros.training.config import load_config
 
-    rows = ablate(
-        load_config(arguments.config),
-        arguments.data,
-        arguments.out,
-        split=arguments.split,
-        skip_bad=arguments.skip_bad,
-    )
-    print(table(rows), end="")
+    config = load_config(arguments.config)
+    options = {"split": arguments.split, "skip_bad": arguments.skip_bad}
+    if config.method == "landmarks":
+        rows = landmark_ablation.ablate_landmarks(config, arguments.data, arguments.out, **options)
+        print(landmark_ablation.table(rows), end="")
+    else:
+        rows = ablation.ablate(config, arguments.data, arguments.out, **options)
+        print(ablation.table(rows), end="")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -11,12 +11,12 @@ import pytest
 import recordings
 import torch
 from model_files import contract
-from recordings import frame, poses
+from recordings import frame, pose, poses, write_recording
 
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract
-from structpose_ros.training.config import LandmarkConfig
+from structpose_ros.training.config import InputConfig, LandmarkConfig, TrainingConfig
 from structpose_ros.training.dataset import IMAGENET_MEAN, IMAGENET_STD, normalize_images
 from structpose_ros.training.landmarks import STRIDE, LandmarkNetwork
 from structpose_ros.training.xfeat import XFeat
@@ -86,3 +86,27 @@ def landmark_contract(**changes: object) -> ModelContract:
         "keypoints": True,
     }
     return contract(**{**values, **changes})
+
+
+def write_landmark_recording(root: Path) -> Path:
+    """Write a recording of views from nearly one place, so that untrained features hold across its blocks."""
+
+    def nearby(count: int, seed: int) -> list[np.ndarray]:
+        places = [np.random.default_rng([seed, number]) for number in range(count)]
+        return [pose(*random.uniform([0.0, 0.0, 0.4, 0.0], [0.02, 0.02, 0.41, 0.01])) for random in places]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recordings, "poses", nearby)
+        return write_recording(root, train=10, test=2, camera=CAMERA)
+
+
+def landmark_config(weights: Path) -> TrainingConfig:
+    """Return what makes a map of such a recording with the features of `weights`."""
+    return TrainingConfig(
+        method="landmarks",
+        input=InputConfig(CAMERA.width, CAMERA.height),
+        landmarks=LandmarkConfig(count=4096, temperature=0.3, weights=str(weights)),
+        alignment=landmark_contract().alignment,
+        device="cpu",
+        validation_fraction=0.0,
+    )

@@ -14,13 +14,15 @@ import torch
 import yaml
 from landmark_files import (
     CAMERA,
+    landmark_config,
     landmark_contract,
     random_network,
     textured_room,
+    write_landmark_recording,
     write_weights,
 )
 from model_files import write_model
-from recordings import frame, pose, write_recording
+from recordings import frame, pose
 from torch import Tensor
 
 from structpose_ros.camera import Camera
@@ -31,7 +33,7 @@ from structpose_ros.network import OnnxNetwork, normalized_tensor
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.training import landmarks as under_test
 from structpose_ros.training import parity
-from structpose_ros.training.config import ConfigError, InputConfig, LandmarkConfig, TrainingConfig
+from structpose_ros.training.config import ConfigError, InputConfig, TrainingConfig
 from structpose_ros.training.cross_fit import MapNetwork
 from structpose_ros.training.dataset import normalize_images
 from structpose_ros.training.evaluate import evaluate
@@ -386,30 +388,14 @@ def test_a_model_with_keypoints_needs_offsets(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def nearby(seed: int, number: int) -> np.ndarray:
-    random = np.random.default_rng([seed, number])
-    return pose(*random.uniform([0.0, 0.0, 0.4, 0.0], [0.02, 0.02, 0.41, 0.01]))
-
-
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Views from nearly one place, so that untrained features hold across the blocks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recordings, "poses", lambda count, seed: [nearby(seed, n) for n in range(count)])
-        yield write_recording(tmp_path_factory.mktemp("data") / "room", train=10, test=2, camera=CAMERA)
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_landmark_recording(tmp_path_factory.mktemp("data") / "room")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
-    weights = write_weights(tmp_path_factory.mktemp("weights") / "xfeat.pt")
-    return TrainingConfig(
-        method="landmarks",
-        input=InputConfig(160, 128),
-        landmarks=LandmarkConfig(count=4096, temperature=0.3, weights=str(weights)),
-        alignment=CONTRACT.alignment,
-        device="cpu",
-        validation_fraction=0.0,
-    )
+    return landmark_config(write_weights(tmp_path_factory.mktemp("weights") / "xfeat.pt"))
 
 
 def test_from_recording_to_model(

@@ -17,16 +17,21 @@ PINHOLE = Camera(640, 480, 525.0, 520.0, 320.0, 241.0)
 FRAMES, POINTS = 40, 800
 
 
-def recorded(camera: Camera, noise_px: float = 0.5, wrong: float = 0.2) -> tuple[Landmarks, list[np.ndarray]]:
+def recorded(
+    camera: Camera, noise_px: float = 0.5, wrong: float = 0.2, motion: float = 1.0
+) -> tuple[Landmarks, list[np.ndarray]]:
     """Return what frames on a walk see of random points, through `camera`, and their poses.
 
-    A share of `wrong` descriptors is that of nothing else.
+    A share of `wrong` descriptors is that of nothing else. motion: of 6 m and some ten degrees.
     """
     random = np.random.default_rng(0)
     points = random.uniform([-4.0, -1.5, 2.0], [4.0, 1.5, 5.0], (POINTS, 3))
     looks = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(POINTS, 64))).float(), dim=1)
     poses = [
-        transform(rotation_from_vector(random.normal(0.0, 0.15, 3)), [x, *random.normal(0.0, 0.3, 2)])
+        transform(
+            rotation_from_vector(motion * random.normal(0.0, 0.15, 3)),
+            motion * np.array([x, *random.normal(0.0, 0.3, 2)]),
+        )
         for x in np.linspace(-3.0, 3.0, FRAMES)
     ]
     kept: list[tuple[np.ndarray, ...]] = []
@@ -39,7 +44,9 @@ def recorded(camera: Camera, noise_px: float = 0.5, wrong: float = 0.2) -> tuple
     seen, depths, numbers, pixels = (np.concatenate(values) for values in zip(*kept, strict=True))
     descriptors = looks[torch.from_numpy(seen)]
     lost = torch.from_numpy(random.random(len(seen)) < wrong)
-    descriptors[lost] = torch.nn.functional.normalize(torch.randn(int(lost.sum()), 64), dim=1)
+    descriptors[lost] = torch.nn.functional.normalize(
+        torch.from_numpy(random.normal(size=(int(lost.sum()), 64))).float(), dim=1
+    )
     landmarks = Landmarks(
         descriptors,
         *(points[seen], depths.astype(np.float32), np.full(len(seen), 0.5, np.float32)),
@@ -76,6 +83,12 @@ def test_a_right_calibration_is_left_alone(k1: float) -> None:
     camera = dataclasses.replace(PINHOLE, distortion=(k1, 0.03, 0.0, 0.0))
     landmarks, poses = recorded(camera)
     assert refined_lens(landmarks, poses, camera, seed=0) is None
+
+
+def test_where_the_camera_hardly_moves_nothing_is_said() -> None:
+    """Any lens explains views from one place alike: what noise makes of it is no lens."""
+    landmarks, poses = recorded(PINHOLE, motion=0.02)
+    assert refined_lens(landmarks, poses, PINHOLE.with_radial(0.1), seed=0) is None
 
 
 def test_where_nothing_is_seen_twice_nothing_is_said() -> None:

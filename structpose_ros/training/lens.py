@@ -19,6 +19,8 @@ from structpose_ros.training.landmarks import Landmarks
 BLOCKS = 10  # of successive frames: a match within a block says little, both views are nearly the same
 QUERIES = 30_000
 TARGETS = 16384
+LEAST_MOTION = 0.1  # between the views of a match, in the image at z = 1: where nothing moves, no lens shows
+LEAST_MATCHES = 500
 LARGEST = 0.4  # change of k1 that is looked for
 LEAST_PIXELS = 1.0  # that a change must move the corners of the image by: less is left alone
 _SCALE = 0.02  # of Geman-McClure, at z = 1: a match that is off by ten pixels counts half
@@ -41,8 +43,6 @@ def refined_lens(landmarks: Landmarks, poses: Sequence[Array], camera: Camera, s
         None where the lens is right already, or where nothing tells.
     """
     queries, targets, weights = _matches(landmarks, len(poses), seed)
-    if len(weights) == 0:
-        return None
     map_from_camera = np.stack(poses)
     camera_from_map = np.linalg.inv(map_from_camera)
     query_from_target = (
@@ -52,11 +52,21 @@ def refined_lens(landmarks: Landmarks, poses: Sequence[Array], camera: Camera, s
     depths = landmarks.depths[targets, None]
     focal = np.array([camera.fx, camera.fy])
 
-    def cost(change: float) -> float:
-        lens = camera.with_radial(change)
+    def projected(lens: Camera) -> Array:
         points = np.einsum("nij,nj->ni", query_from_target[:, :3, :3], lens.rays(pixels) * depths)
-        points += query_from_target[:, :3, 3]
-        squared = (((lens.project(points) - seen) / focal) ** 2).sum(axis=1)
+        return lens.project(points + query_from_target[:, :3, 3])
+
+    # Where a match should be seen, not where it was: what looks alike in one place of the image is no motion.
+    motion = np.linalg.norm((projected(camera) - pixels) / focal, axis=1)
+    telling = motion >= LEAST_MOTION  # NaN is not
+    if telling.sum() < LEAST_MATCHES:
+        return None
+    query_from_target, seen, pixels = query_from_target[telling], seen[telling], pixels[telling]
+    depths, weights = depths[telling], weights[telling]
+
+    def cost(change: float) -> float:
+        errors = (projected(camera.with_radial(change)) - seen) / focal
+        squared = np.einsum("ni,ni->n", errors, errors)
         return float(weights @ np.where(np.isfinite(squared), squared / (squared + _SCALE**2), 1.0))
 
     best, step = 0.0, LARGEST / 20

@@ -1,0 +1,113 @@
+"""Which matches fit together: a start for the solve where nine in ten of them are wrong.
+
+A rigid motion keeps distances: two right matches are as far apart in the map as they are before the camera.
+Wrong ones agree with some others by chance, but hardly with those that these agree with: two matches support
+each other by the number of others that agree with both (SC2-PCR, Chen, Sun, Yang and Tao, CVPR 2022). The
+best supported ones, in turn, each with its supporters, give a pose in closed form, and the pose under which
+most points fall near their rays is kept. So many matches, so many poses: the same work on every frame,
+nothing is sampled.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+MATCHES = 256  # of the largest weight, that are asked whether they agree
+LEAST_SPAN = 0.1  # metres; nearer matches agree whatever they are
+TOLERANCE, RELATIVE_TOLERANCE = 0.05, 0.05  # metres, and of the depth: what distances may differ by
+POLISHING_ROUNDS = 3
+RAY_SCALE = 0.05  # of Geman-McClure, at z = 1: how near to its ray a point must fall to speak for a pose
+
+
+def consensus(a: Array, b: Array, weights: Array, starts: int) -> Array:
+    """Return the weights times the Geman-McClure factors of the points under the best of `starts` poses.
+
+    Args:
+        a: points in the camera's frame, (3, N) metres. Those that are not ahead of it take no part.
+        b: the same in the map's, (3, N).
+        weights: (N,), at least 0.
+        starts: how many matches a pose is tried of, at least 1.
+
+    Returns:
+        (N,). The weights as they came where fewer than three points have one.
+    """
+    weights = np.where(a[2] > 0, weights, 0.0)
+    chosen = np.argsort(-weights, kind="stable")[:MATCHES]
+    chosen = chosen[weights[chosen] > 0]
+    if len(chosen) < 3:
+        return weights
+    of_camera, of_map, matched_weights = a[:, chosen], b[:, chosen], weights[chosen]
+    tolerance = _tolerance(of_camera)
+    supporters = _supporters(of_camera, of_map, tolerance, min(starts, len(chosen)))
+    supporters = np.where(supporters.sum(axis=1, keepdims=True) > 0, supporters, matched_weights)
+    rotations, translations = _rigid(of_camera, of_map, supporters)
+    for _ in range(POLISHING_ROUNDS):
+        robust = _robust(of_camera, of_map, rotations, translations, tolerance)
+        rotations, translations = _rigid(of_camera, of_map, matched_weights * robust)
+    best = np.argmax(_scores(a, b, weights, rotations, translations))
+    robust = _robust(a, b, rotations[best, None], translations[best, None], _tolerance(a))
+    return np.asarray(weights * robust[0])
+
+
+def _tolerance(a: Array) -> Array:
+    return TOLERANCE + RELATIVE_TOLERANCE * np.maximum(a[2], 0.0)
+
+
+def _distances(points: Array) -> Array:
+    """Return the distances (N, N) of points (3, N)."""
+    centred = points - points.mean(axis=1, keepdims=True)
+    squared = np.einsum("in,in->n", centred, centred)
+    gram = np.einsum("im,in->mn", centred, centred)
+    return np.sqrt(np.maximum(squared[:, None] + squared - 2.0 * gram, 0.0))
+
+
+def _supporters(a: Array, b: Array, tolerance: Array, starts: int) -> Array:
+    """Return how much each match supports each of those chosen as starts, (starts, N)."""
+    in_camera, in_map = _distances(a), _distances(b)
+    agree = np.abs(in_camera - in_map) < np.maximum(tolerance[:, None], tolerance)
+    agree &= in_camera + in_map > 2.0 * LEAST_SPAN
+    flags = agree.astype(np.float32)  # sums of ones: exact, in whatever order
+    support = flags * (flags @ flags)
+    remaining = support.sum(axis=1)
+    rows = []
+    for _ in range(starts):
+        row = int(np.argmax(remaining))
+        rows.append(row)
+        # What supports this start needs no pose of its own.
+        remaining = remaining * (1.0 - support[row] / max(float(support[row].max()), 1.0))
+        remaining[row] = -1.0
+    of_starts = support[rows].astype(np.float64) ** 2
+    of_starts[np.arange(starts), rows] = of_starts.max(axis=1)  # a match does not agree with itself
+    return of_starts
+
+
+def _rigid(a: Array, b: Array, weights: Array) -> tuple[Array, Array]:
+    """Return rotations (K, 3, 3) and translations (K, 3), map from camera, of weights (K, N)."""
+    shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    mean_a, mean_b = np.einsum("kn,in->ki", shares, a), np.einsum("kn,in->ki", shares, b)
+    covariance = np.einsum("kn,in,jn->kij", shares, b, a) - mean_b[:, :, None] * mean_a[:, None, :]
+    u, _, vt = np.linalg.svd(covariance)
+    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    rotations = u @ vt
+    return rotations, mean_b - np.einsum("kij,kj->ki", rotations, mean_a)
+
+
+def _robust(a: Array, b: Array, rotations: Array, translations: Array, tolerance: Array) -> Array:
+    """Return the Geman-McClure factors (K, N) of points under each pose, at twice the tolerance."""
+    residuals = np.einsum("kij,jn->kin", rotations, a) + translations[:, :, None] - b
+    scale = 4.0 * tolerance**2
+    return np.asarray((scale / (scale + np.einsum("kin,kin->kn", residuals, residuals))) ** 2)
+
+
+def _scores(a: Array, b: Array, weights: Array, rotations: Array, translations: Array) -> Array:
+    """Return how much weight (K,) falls near its ray under each pose."""
+    points = np.einsum("kji,kjn->kin", rotations, b - translations[:, :, None])
+    ahead = points[:, 2] > 0
+    seen = a[:2] / np.where(a[2] > 0, a[2], 1.0)
+    errors = points[:, :2] / np.where(ahead, points[:, 2], 1.0)[:, None] - seen
+    squared = np.einsum("kin,kin->kn", errors, errors)
+    near = np.where(ahead, (RAY_SCALE**2 / (RAY_SCALE**2 + squared)) ** 2, 0.0)
+    return np.einsum("kn,n->k", near, weights)
