@@ -31,12 +31,12 @@ def fit_confidence(
 ) -> ConfidenceModel:
     """Fit P(good) by logistic regression with an L2 penalty, and choose the threshold of acceptance.
 
-    The penalty is that of `_PENALTIES` with the least log loss on groups left out, and the threshold is
-    chosen on probabilities from fits that have not seen the frame's group. Labels are smoothed as in Platt,
-    "Probabilistic outputs for support vector machines", 1999: as if one more frame of each kind had been
-    seen. So nothing diverges where the features separate good from bad, and where all frames are good, or
-    all bad, the probability is (N + 1) / (N + 2), or 1 / (N + 2), for any features. The same frames give the
-    same model.
+    The penalty is the strongest of `_PENALTIES` whose log loss on groups left out is within a standard error
+    of the least, and the threshold is chosen on probabilities from fits that have not seen the frame's group.
+    Labels are smoothed as in Platt, "Probabilistic outputs for support vector machines", 1999: as if one more
+    frame of each kind had been seen. So nothing diverges where the features separate good from bad, and where
+    all frames are good, or all bad, the probability is (N + 1) / (N + 2), or 1 / (N + 2), for any features.
+    The same frames give the same model.
 
     Args:
         features: (N, F) of solved poses; frames that gave none don't take part.
@@ -185,11 +185,19 @@ def _rows(
 
 
 def _best_penalty(rows: _Rows) -> float:
-    def held_out_loss(penalty: float) -> float:
-        p = np.clip(_held_out(rows, penalty), 1e-9, 1.0 - 1e-9)
-        return float(-(rows.weights * np.log(np.where(rows.good, p, 1.0 - p))).sum())
+    """Return the strongest penalty that is no worse than the best on groups left out, by one standard error.
 
-    return min(_PENALTIES, key=held_out_loss)  # of equals the first, which is the strongest
+    The rule of Breiman, Friedman, Olshen and Stone, "Classification and Regression Trees", 1984. What a robot
+    sees is further from the recording than its own groups are from each other: a weak penalty leans on the
+    feature that happens to separate these, a strong one on all that do.
+    """
+    losses = {}
+    for penalty in _PENALTIES:
+        p = np.clip(_held_out(rows, penalty), 1e-9, 1.0 - 1e-9)
+        losses[penalty] = -rows.weights * np.log(np.where(rows.good, p, 1.0 - p))
+    best = min(losses.values(), key=lambda loss: float(loss.sum()))
+    bound = float(best.sum()) + float(best.std()) * len(best) ** 0.5
+    return next(penalty for penalty, loss in losses.items() if float(loss.sum()) <= bound)
 
 
 def _held_out(rows: _Rows, penalty: float) -> Array:
