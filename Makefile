@@ -37,10 +37,10 @@ bench: venv-test ## the benchmarks; figures in out/bench
 
 DEMO_MODEL := out/demo_model
 
-demo-model: venv-test ## make models/demo_room.onnx (a quarter of an hour on two cores) and measure it
+demo-model: venv-test ## make models/demo_room.onnx (some ten minutes on two cores) and measure it
 	@$(VENV_PYTHON) -m structpose_ros.cli render-demo $(DEMO_MODEL)/room
 	@$(VENV_PYTHON) -m structpose_ros.cli train config/training/landmarks.yaml --data $(DEMO_MODEL)/room --out $(DEMO_MODEL)/run
-	@$(VENV_PYTHON) -m structpose_ros.cli export $(DEMO_MODEL)/run --out models/demo_room.onnx
+	@$(VENV_PYTHON) -m structpose_ros.cli export $(DEMO_MODEL)/run --out models/demo_room.onnx --int8
 	@$(VENV_PYTHON) -m structpose_ros.cli evaluate models/demo_room.onnx --data $(DEMO_MODEL)/room --out $(DEMO_MODEL)/test
 
 venv: check-python ## make .venv for the demo

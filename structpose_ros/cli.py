@@ -130,6 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the run's recording, to measure the map's points again (runs of earlier releases lack them)",
     )
+    command.add_argument(
+        "--int8",
+        action="store_true",
+        help="look a map of landmarks up in bytes: faster on a CPU, not on a GPU",
+    )
     add_skip_bad(command)
     command.set_defaults(run=_export)
 
@@ -272,7 +277,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     run, root = arguments.training_run, arguments.data
     map_cloud = measure_map_cloud(run, root, skip_bad=arguments.skip_bad) if root else None
-    parity = export_run(run, arguments.out, map_cloud=map_cloud)
+    parity = export_run(run, arguments.out, map_cloud=map_cloud, int8=arguments.int8)
     outputs = ", ".join(
         f"{name} {getattr(parity, name):.2e}" for name in ("depth", "scene_coordinates", "weights")
     )

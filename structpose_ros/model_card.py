@@ -130,13 +130,17 @@ class Parity:
 
 @dataclass(frozen=True)
 class Export:
-    """With what a model file was written and tested. provider: that of ONNX Runtime."""
+    """With what a model file was written and tested.
+
+    provider: that of ONNX Runtime. int8: the file looks its map up in bytes.
+    """
 
     opset: int
     torch: str
     onnxruntime: str
     provider: str
     parity: Parity
+    int8: bool = False
 
     def __post_init__(self) -> None:
         _expect_finite(self.parity)  # what was written agreed

@@ -120,6 +120,8 @@ def _file(
     path: Path, sha256: str, contract: ModelContract, export: Export | None, map_cloud: MapCloud | None
 ) -> Rows:
     opset = "" if export is None else f", ONNX opset {export.opset}"
+    if export is not None and export.int8:
+        opset += ", looks its map up in bytes (for a CPU)"
     size = f"{path.stat().st_size / 1e6:.1f} MB, format version {contract.format_version}{opset}"
     rows = [("size", f"{size}, written by {plain(contract.producer) or 'an unnamed program'}")]
     if export is not None:

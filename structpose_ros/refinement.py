@@ -20,6 +20,7 @@ from structpose_ros.geometry import rotation_from_vector
 
 Array = npt.NDArray[np.float64]
 DAMPING = 1e-4  # of the mean diagonal of the normal equations' translation and rotation, in every round
+IN_METRES = 0.5  # share of the rounds, the first ones, that weigh errors in metres across the ray
 NEAREST = 0.05  # metres; a point nearer to the camera's plane than this, or behind it, has no say
 
 
@@ -75,7 +76,7 @@ def refine(
             rotation, translation, image_points, points_in_map
         )
         current = weights * (scale**2 / (scale**2 + squared)) ** 2
-        in_metres = points_in_camera[2] ** 2 if number < rounds // 2 else 1.0
+        in_metres = points_in_camera[2] ** 2 if number < int(IN_METRES * rounds) else 1.0
         normal_matrix, gradient = _normal_equations(jacobian, errors, current * in_metres)
         # By blocks, not by elements: the map's axes must not matter.
         damping = DAMPING * np.repeat(np.diag(normal_matrix).reshape(2, 3).mean(axis=1), 3)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from structpose_ros import consensus as under_test
 from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
 from structpose_ros.consensus import MATCHES, consensus
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform, transform_points
@@ -101,6 +102,17 @@ def test_of_many_matches_the_likely_ones_are_asked() -> None:
     weights = np.where(np.arange(2000) < MATCHES, 1.0, 0.1)
     position, _ = pose_error(solved(a, b, weights).map_from_camera, MAP_FROM_CAMERA)
     assert position < 0.05
+
+
+@pytest.mark.parametrize("count", [1, 3, 64, 65, 250])
+def test_bits_are_counted_as_products_are(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With either NumPy: the older one has no count of bits."""
+    agree = np.random.default_rng(count).random((count, count)) < 0.3
+    agree |= agree.T
+    expected = agree.astype(int) @ agree.astype(int)
+    np.testing.assert_array_equal(under_test._common(agree), expected)
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    np.testing.assert_array_equal(under_test._common(agree), expected)
 
 
 def test_it_says_the_same_each_time() -> None:

@@ -25,16 +25,19 @@ def test_every_part_that_a_configuration_has_is_left_out_once() -> None:
         "nothing left out",
         "lens as calibrated",
         "a quarter of the landmarks",
+        "landmarks drawn by their score alone",
+        "landmarks at edges of the depth, too",
         "all matches weigh the same",
         "robust rounds in place of the consensus",
         "one solve, neither consensus nor robust rounds",
         "Gauss-Newton at its last scale from the start",
+        "Gauss-Newton by angles from the start",
         "no Gauss-Newton",
     ]
     for row in rows:
         landmarks = dataclasses.replace(shipped.landmarks, **row.landmarks)
         alignment = dataclasses.replace(shipped.alignment, **row.alignment)
-        same = (landmarks, alignment) == (shipped.landmarks, shipped.alignment)
+        same = (landmarks, alignment) == (shipped.landmarks, shipped.alignment) and not row.constants
         assert same == (row.name == "nothing left out")
     runs = {row.run: row.landmarks for row in rows}
     assert all(runs[row.run] == row.landmarks for row in rows)  # rows of one run share its map
@@ -43,8 +46,22 @@ def test_every_part_that_a_configuration_has_is_left_out_once() -> None:
     assert [row.name for row in plain] == [
         "nothing left out",
         "a quarter of the landmarks",
+        "landmarks drawn by their score alone",
+        "landmarks at edges of the depth, too",
         "all matches weigh the same",
     ]
+
+
+def test_constants_are_changed_for_a_row_alone() -> None:
+    shipped = load_config(share_path("config/training/landmarks.yaml"))
+    changed = [row for row in rows_of(shipped.landmarks, shipped.alignment) if row.constants]
+    assert len(changed) == 3
+    for row in changed:
+        for module, name, value in row.constants:
+            before = getattr(module, name)
+            with row.in_force():
+                assert getattr(module, name) == value != before
+            assert getattr(module, name) == before
 
 
 def test_rows_are_measured_with_what_they_say(

@@ -19,6 +19,8 @@ from structpose_ros.map_cloud import MapCloud
 from structpose_ros.model_card import Export, ModelCard, Parity, TrainingDescription, TrainingRun
 from structpose_ros.network import output_names
 from structpose_ros.training.frames import write_atomic
+from structpose_ros.training.int8_lookup import with_int8_lookup
+from structpose_ros.training.landmarks import LandmarkNetwork
 from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits
 from structpose_ros.training.parity import PROVIDER, Examples, check_parity, node_rays, rays_tensor
 
@@ -84,12 +86,15 @@ def export_model(
     recorded = images is not None
     images = noise_image(contract) if images is None else images
     model = onnx_model(graph, images[:1], rays_tensor(node_rays(contract)), output_names(contract))
+    int8 = isinstance(graph, LandmarkNetwork) and graph.int8
+    if isinstance(graph, LandmarkNetwork) and int8:
+        model = with_int8_lookup(model, graph)
     metadata = {**contract.to_metadata(), **(map_cloud.to_metadata() if map_cloud else {})}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     parity = check_parity(graph, model.SerializeToString(), contract, Examples(images, recorded, true_poses))
     if training is not None:
-        export = Export(OPSET, str(torch.__version__), onnxruntime.__version__, PROVIDER, parity)
+        export = Export(OPSET, str(torch.__version__), onnxruntime.__version__, PROVIDER, parity, int8)
         metadata |= ModelCard(training, views, export).to_metadata()
         onnx.helper.set_model_props(model, metadata)
     write_atomic(path, model.SerializeToString())

@@ -5,18 +5,24 @@ Maps are made without cross-fitting: errors are compared, not confidences.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from tqdm import tqdm
 
+from structpose_ros import refinement
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
+from structpose_ros.training import landmarks
 from structpose_ros.training.config import LandmarkConfig, TrainingConfig
 from structpose_ros.training.evaluate import evaluate_frames
 from structpose_ros.training.frames import handle_bad, open_recording, write_atomic
@@ -31,21 +37,35 @@ KEYS = ("median_position_m", "median_rotation_deg", "within_5cm_5deg", "within_1
 
 @dataclass(frozen=True)
 class Row:
-    """A part that is left out, and what the configuration says instead."""
+    """A part that is left out, and what the configuration, or a constant of the code, says instead.
+
+    run: folder of the map, which rows that change the solve alone share.
+    """
 
     name: str
     run: str = "map"
     landmarks: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
+    constants: tuple[tuple[ModuleType, str, float], ...] = ()
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Give the constants their values."""
+        with contextlib.ExitStack() as stack:
+            for module, name, value in self.constants:
+                stack.enter_context(mock.patch.object(module, name, value))
+            yield
 
 
-def rows_of(landmarks: LandmarkConfig, alignment: AlignmentOptions) -> list[Row]:
+def rows_of(config: LandmarkConfig, alignment: AlignmentOptions) -> list[Row]:
     """Return the rows for a configuration: everything, then each part that it has left out alone."""
     rows = [Row("nothing left out")]
-    if landmarks.refine_lens:
+    if config.refine_lens:
         rows.append(Row("lens as calibrated", "lens", {"refine_lens": False}))
     rows += [
-        Row("a quarter of the landmarks", "quarter", {"count": max(landmarks.count // 4, 1)}),
+        Row("a quarter of the landmarks", "quarter", {"count": max(config.count // 4, 1)}),
+        Row("landmarks drawn by their score alone", "score", constants=((landmarks, "VOXEL", 1e6),)),
+        Row("landmarks at edges of the depth, too", "edges", constants=((landmarks, "EDGE", math.inf),)),
         Row("all matches weigh the same", "alike", {"temperature": ALL_ALIKE}),
     ]
     plain = {"consensus_starts": 0, "robust_rounds": 0}
@@ -58,6 +78,7 @@ def rows_of(landmarks: LandmarkConfig, alignment: AlignmentOptions) -> list[Row]
         one_scale = {"refine_from": alignment.refine_to}
         rows += [
             Row("Gauss-Newton at its last scale from the start", alignment=one_scale),
+            Row("Gauss-Newton by angles from the start", constants=((refinement, "IN_METRES", 0.0),)),
             Row("no Gauss-Newton", alignment={"refine_rounds": 0}),
         ]
     return rows
@@ -72,10 +93,11 @@ def ablate_landmarks(
     networks: dict[str, OnnxNetwork] = {}
     for number, row in enumerate(todo, start=1):
         print(f"row {number} of {len(todo)}: {row.name}")
-        if row.run not in networks:
-            networks[row.run] = OnnxNetwork(_made(config, row, data_root, out, skip_bad), "cpu")
-        alignment = dataclasses.replace(config.alignment, **row.alignment)
-        metrics = _measure(networks[row.run], alignment, data_root, split, skip_bad)
+        with row.in_force():
+            if row.run not in networks:
+                networks[row.run] = OnnxNetwork(_made(config, row, data_root, out, skip_bad), "cpu")
+            alignment = dataclasses.replace(config.alignment, **row.alignment)
+            metrics = _measure(networks[row.run], alignment, data_root, split, skip_bad)
         rows.append({"without": row.name, **metrics})
         content = {"dataset": data_root.resolve().name, "split": split, "rows": rows}
         write_atomic(out / "ablation.json", (json.dumps(content, indent=1) + "\n").encode())

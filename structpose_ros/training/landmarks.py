@@ -27,9 +27,10 @@ from structpose_ros.training.xfeat import CELL, CHANNELS, Features, XFeat
 
 STRIDE = 2 * CELL  # of the output: the best keypoint of every 2 x 2 of XFeat's cells
 LEAST_SCORE = 0.05  # probability of a keypoint; below it a cell has nothing to be recognised by
+LEVELS = 200.0  # of int8 for 1.0: components of descriptors are hardly ever larger than 127 / 200
 MOST_CANDIDATES = 1_500_000  # kept at a time: 250 MB
-_EDGE_PIXELS, _EDGE = 3, 0.05  # a depth that changes by more than 5 % within 3 pixels may be a neighbour's
-_VOXEL = 0.10  # metres
+EDGE_PIXELS, EDGE = 3, 0.05  # a depth that changes by more than 5 % within 3 pixels may be a neighbour's
+VOXEL = 0.10  # metres
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Keypoints:
 
 
 class LandmarkNetwork(nn.Module):
-    """XFeat and the landmarks it looks up."""
+    """XFeat and the landmarks it looks up.
+
+    int8: look them up by descriptors rounded to 8 bits, as a model file for the CPU does (see `int8_lookup`).
+    """
 
     keys: Tensor
     positions: Tensor
@@ -57,6 +61,7 @@ class LandmarkNetwork(nn.Module):
         """Build an empty map; XFeat's weights are random unless `xfeat.load` follows."""
         super().__init__()
         self.temperature = config.temperature
+        self.int8 = False
         self.xfeat = XFeat()
         self.register_buffer("keys", torch.zeros(config.count, CHANNELS))  # of length 1
         self.register_buffer("positions", torch.zeros(config.count, 3))  # metres, map frame, centred
@@ -77,7 +82,7 @@ class LandmarkNetwork(nn.Module):
         points = strongest(self.keypoints(image_B3HW))
         batch, _, h, w = points.descriptors.shape
         queries = points.descriptors.flatten(2).transpose(1, 2)  # (B, N, 64)
-        nearest = torch.argmax(queries @ self.keys.T, dim=2)  # (B, N)
+        nearest = torch.argmax(self._likeness(queries), dim=2)  # (B, N)
         similarity = (queries * self.keys[nearest]).sum(dim=2).reshape(batch, 1, h, w)
         weights = torch.exp((similarity - 1.0) / self.temperature) * (points.scores > LEAST_SCORE)
         # A feature looks as it did at the distance where it was f'/f times as large, by the focal lengths.
@@ -85,6 +90,14 @@ class LandmarkNetwork(nn.Module):
         depth = self.depths[nearest].reshape(batch, 1, h, w) * zoom[..., None]
         scene_coordinates = self.positions[nearest].transpose(1, 2).reshape(batch, 3, h, w)
         return depth, scene_coordinates, weights, points.pixels - _centres(h, w, STRIDE, points.pixels)
+
+    def _likeness(self, queries: Tensor) -> Tensor:
+        """Return how alike queries (B, N, 64) and the landmarks are, (B, N, landmarks), to some scale."""
+        if not self.int8:
+            return queries @ self.keys.T
+        # Whole numbers below 2^24: float32 holds them exactly, so that torch chooses as the model file does.
+        levels = torch.clamp(torch.round(queries * LEVELS) + 128.0, 0.0, 255.0) - 128.0
+        return levels @ key_levels(self.keys).T
 
     def keypoints(self, image_B3HW: Tensor) -> Keypoints:
         """Return the keypoint of each of XFeat's cells."""
@@ -146,12 +159,17 @@ class Landmarks:
         """
         if len(self.depths) <= count:
             return np.arange(len(self.depths))
-        voxels = np.floor(self.points_in_map / _VOXEL).astype(np.int64)
+        voxels = np.floor(self.points_in_map / VOXEL).astype(np.int64)
         _, voxel_of, sizes = np.unique(voxels, axis=0, return_inverse=True, return_counts=True)
         chance = self.scores / np.sqrt(sizes[voxel_of.reshape(-1)])
         # Exponential variates over the chances: the smallest are a weighted sample without replacement.
         order = np.random.default_rng(seed).exponential(size=len(chance)) / chance
         return np.sort(np.argpartition(order, count)[:count])
+
+
+def key_levels(keys: Tensor) -> Tensor:
+    """Return descriptors (N, 64) in whole numbers, -127 .. 127."""
+    return torch.clamp(torch.round(keys * LEVELS), -127.0, 127.0)
 
 
 def keypoints_of(features: Features) -> Keypoints:
@@ -265,12 +283,12 @@ def _reliable_labels(
     around = np.stack(
         [
             depths_at((x, y))
-            for x, y in ((-_EDGE_PIXELS, 0), (_EDGE_PIXELS, 0), (0, -_EDGE_PIXELS), (0, _EDGE_PIXELS))
+            for x, y in ((-EDGE_PIXELS, 0), (EDGE_PIXELS, 0), (0, -EDGE_PIXELS), (0, EDGE_PIXELS))
         ]
     )
     around = np.where(around > 0, around, depth)
     spread = np.maximum(around.max(axis=0), depth) - np.minimum(around.min(axis=0), depth)
-    reliable = spread <= _EDGE * depth
+    reliable = spread <= EDGE * depth
     return np.column_stack([labels.scene_coordinates[:, 0], np.where(reliable, depth, 0.0)])
 
 

@@ -63,20 +63,27 @@ class Calibration:
 
 
 def export_run(
-    run: Path, path: Path, calibration: Calibration | None = None, map_cloud: MapCloud | None = None
+    run: Path,
+    path: Path,
+    calibration: Calibration | None = None,
+    map_cloud: MapCloud | None = None,
+    *,
+    int8: bool = False,
 ) -> Parity:
     """Export a run's checkpoint, with what was measured on held-out frames and with the map's points.
 
     Both are given, or as the run keeps them; a run of an earlier release keeps no points, nor all that the
-    model file's card could say.
+    model file's card could say. int8: a map of landmarks is looked up in bytes, for the CPU.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: there is no run, or none of a map that `int8` could be asked of.
         ExportError: the file does not do what the network does; nothing is written then.
     """
     config = load_config(run / CONFIG)
     if config.method == "posenet":
         raise ConfigError(f"expected a run whose model has a map in {run}, got the baseline {config.method}")
+    if int8 and config.method != "landmarks":
+        raise ConfigError(f"int8: expected a run of method: landmarks in {run}, got {config.method}")
     state = read_checkpoint(run)
     measured = run / CALIBRATION
     if calibration is not None:
@@ -90,7 +97,7 @@ def export_run(
         map_cloud = MapCloud(**{key: value.numpy() for key, value in state["map_cloud"].items()})
     contract = contract_of(config, state, calibration)
     return export_model(
-        _graph(config, state, contract),
+        _graph(config, state, contract, int8),
         contract,
         path,
         images=data.normalize_images(state["examples"]) if "examples" in state else None,
@@ -101,11 +108,14 @@ def export_run(
     )
 
 
-def _graph(config: TrainingConfig, state: dict[str, Any], contract: ModelContract) -> torch.nn.Module:
+def _graph(
+    config: TrainingConfig, state: dict[str, Any], contract: ModelContract, int8: bool
+) -> torch.nn.Module:
     """Return what a checkpoint's network exports as."""
     if config.method == "landmarks":
         landmarks = LandmarkNetwork(config.landmarks)
         landmarks.load_state_dict(state["network"])
+        landmarks.int8 = int8
         return landmarks
     network = StructPoseNetwork(config.network)
     network.load_state_dict(state["network"])
