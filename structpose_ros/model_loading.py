@@ -25,9 +25,9 @@ class LoadingError(RuntimeError):
 class ModelLoading:
     """One attempt. The thread is a daemon: a program that is asked to end does not wait for it."""
 
-    def __init__(self, path: str, provider: str, threads: int, gate: GateOptions) -> None:
+    def __init__(self, path: str, sha256: str, provider: str, threads: int, gate: GateOptions) -> None:
         """Begin; the arguments are those of `OnnxNetwork` and `Relocalizer`."""
-        self._arguments = (path, provider, threads, gate)
+        self._arguments = (path, sha256, provider, threads, gate)
         self._done = threading.Event()
         self._loaded: tuple[Relocalizer, OnnxNetwork] | None = None
         self._error = LoadingError("bad_model", "loading was given up")
@@ -60,10 +60,12 @@ class ModelLoading:
         self._done.set()
 
 
-def _load(path: str, provider: str, threads: int, gate: GateOptions) -> tuple[Relocalizer, OnnxNetwork]:
+def _load(
+    path: str, sha256: str, provider: str, threads: int, gate: GateOptions
+) -> tuple[Relocalizer, OnnxNetwork]:
     if not path:
         raise ModelFileError("expected a model file in parameter 'model.path', got ''")
-    network = OnnxNetwork(Path(path).expanduser(), provider, threads)
+    network = OnnxNetwork(Path(path).expanduser(), provider, threads, sha256)
     relocalizer = Relocalizer(network, gate)
     camera = network.contract.training_camera
     relocalizer.localize(np.zeros((camera.height, camera.width, 3), dtype=np.uint8), camera)

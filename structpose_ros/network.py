@@ -17,6 +17,7 @@ from structpose_ros import contract as names
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract, ModelFileError
 from structpose_ros.map_cloud import MapCloud
+from structpose_ros.onnx_files import has_external_data
 
 PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
@@ -113,21 +114,28 @@ class OnnxNetwork:
     map_cloud: coarse points of the scene, None where the file carries none.
     """
 
-    def __init__(self, path: Path | str, provider: str = "auto", threads: int = 0) -> None:
+    def __init__(self, path: Path | str, provider: str = "auto", threads: int = 0, sha256: str = "") -> None:
         """Load `path` on `provider`: `tensorrt`, `cuda`, `cpu`, or `auto`, the first of these that runs.
 
-        `threads` is for the operators that run on the CPU; 0 leaves their number to the runtime.
+        `threads` is for the operators that run on the CPU; 0 leaves their number to the runtime. `sha256`:
+        what the file's digest must be; empty: anything.
 
         Raises:
-            ModelFileError: the file is missing, unreadable, not ONNX, not ours, or of another version.
+            ModelFileError: the file is missing, unreadable, another than asked for, refers to other files, or
+                is not ONNX, not ours, or of another version.
             ProviderError: ONNX Runtime is not installed properly, or the provider asked for can't run here.
         """
         runtime = import_onnxruntime()
         content = read_model_file(Path(path))
         self.path = Path(path)
         self.sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 and self.sha256 != sha256.lower():
+            raise ModelFileError(
+                f"expected a model file of sha256 {sha256.lower()} at {self.path}, got {self.sha256}"
+            )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
+        _refuse_external_data(content, self.path)
         # Reading the metadata on the CPU first keeps a foreign file from a minutes-long TensorRT build.
         session = _create_session(runtime, content, options, "cpu", self.path)
         try:
@@ -206,6 +214,19 @@ def read_model_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"expected a readable model file at {path}, got: {error}") from error
+
+
+def _refuse_external_data(content: bytes, path: Path) -> None:
+    try:
+        external = has_external_data(content)
+    except ValueError as error:
+        raise ModelFileError(
+            f"expected an ONNX model at {path}, got {len(content)} bytes that don't load: {error}"
+        ) from error
+    if external:
+        raise ModelFileError(
+            f"expected a model file that holds all its tensors at {path}, got references to other files"
+        )
 
 
 def _candidates(requested: str, available: list[str]) -> list[str]:

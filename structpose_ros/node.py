@@ -124,7 +124,11 @@ class StructposeRelocalizer(LifecycleNode):
         self._enter("configuring")
         settings = self.settings
         self._loading = ModelLoading(
-            settings.model_path, settings.model_provider, settings.model_threads, settings.gate
+            settings.model_path,
+            settings.model_sha256,
+            settings.model_provider,
+            settings.model_threads,
+            settings.gate,
         )
         if self._interrupted.is_set():
             self._loading.give_up()

@@ -41,6 +41,12 @@ class Settings:
         "Model file (.onnx) of the scene, as `structpose export` wrote it; ~ is expanded.",
         changes=Changes.UNCONFIGURED,
     )
+    model_sha256: str = _parameter(
+        "model.sha256",
+        "",
+        "Digest that the model file must have, as `sha256sum` prints it: any other is refused. Empty: any.",
+        changes=Changes.UNCONFIGURED,
+    )
     model_provider: str = _parameter(
         "model.provider",
         "auto",

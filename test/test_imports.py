@@ -32,6 +32,7 @@ CORE = {
     "model_page",
     "model_page_views",
     "network",
+    "onnx_files",
     "gate",
     "relocalizer",
     "text_table",
@@ -81,7 +82,8 @@ CORE_IMPORTS = {
     "model_card": {"contract"},
     "model_page_views": {"camera", "contract", "model_card", "text_table"},
     "model_page": {"contract", "map_cloud", "model_card", "model_page_views", "text_table"},
-    "network": {"camera", "contract", "map_cloud"},
+    "network": {"camera", "contract", "map_cloud", "onnx_files"},
+    "onnx_files": set(),
     "gate": {"alignment", "confidence", "contract", "geometry"},
     "relocalizer": {"alignment", "camera", "gate", "geometry", "network"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import threading
@@ -18,6 +19,7 @@ from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from model_files import HEIGHT, TRAINING_CAMERA, WIDTH, contract, write_model
+from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from ros_helpers import (
@@ -330,6 +332,21 @@ def test_an_unusable_model_file_is_named_and_the_node_stays_up(
     assert peer.values()["lifecycle"] == "unconfigured"
     assert sum(line in logged for logged in process.log.splitlines()) == 1
     model.write_bytes(content)
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    localize(peer)
+    assert process.stop() == 0
+
+
+def test_another_model_file_than_the_pinned_one_is_refused(peer: Peer, start: Start, model: Path) -> None:
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    process = start(**{"model.path": model, "model.sha256": "ab" * 32})
+    status = peer.wait_for_reason("bad_model")
+    assert f"expected a model file of sha256 {'ab' * 32} at {model}, got {digest}" in status.message
+    pinned = Parameter("model.sha256", value=digest.upper()).to_parameter_msg()
+    request = SetParameters.Request(parameters=[pinned])
+    answer = peer.call(SetParameters, "/structpose_relocalizer/set_parameters", request)
+    assert answer.results[0].successful
     assert change_state(peer, Transition.TRANSITION_CONFIGURE)
     assert change_state(peer, Transition.TRANSITION_ACTIVATE)
     localize(peer)
