@@ -119,14 +119,6 @@ def test_a_block_that_is_the_whole_map_is_left_out(
     assert {item.block for item in found} == set(range(1, BLOCKS))
 
 
-def test_frames_next_to_a_block_have_no_part_in_its_map(
-    network: LandmarkNetwork, frames: list[Frame], candidates: Landmarks
-) -> None:
-    """Blocks of two frames, and one frame on either side: frame 1 belongs to block 0 and borders on 1."""
-    found = localised_of(network, candidates[candidates.frames == 1], frames)
-    assert {item.block for item in found} == set(range(2, BLOCKS))
-
-
 def test_of_a_long_recording_some_frames_are_localised(
     network: LandmarkNetwork, frames: list[Frame], candidates: Landmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """What a map of landmarks is worth in views it was not made from: confidence, covariance and inliers.
 
-The recording is cut into blocks of successive frames, and each block is localised in a map of the others, but
-for the frames next to it. What is fitted on these poses holds for the map of all frames, which is better.
+The recording is cut into blocks of successive frames, and each block is localised in a map of the others.
+What is fitted on these poses holds for the map of all frames, which is a little better.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from structpose_ros.training.parity import rays_tensor
 from structpose_ros.training.runs import Calibration
 
 BLOCKS = 10
-GAP = 0.5  # of a block, on either side of it, that its map is made without: a lost robot is not a frame away
 MOST_FRAMES = 600  # localised, of all blocks: more say little more
 FOREIGN_EVERY = 3  # of these, the share that is also shown spoilt: one kind after the other
 LEAST_INLIER_THRESHOLD = 0.02  # metres
@@ -99,14 +98,10 @@ def localise_blocks(
     blocks = np.arange(len(frames)) * BLOCKS // len(frames)
     step = -(-len(frames) // MOST_FRAMES)
     localised = 0
-    gap = int(GAP * len(frames) / BLOCKS)
     for block in range(BLOCKS):
-        members = np.flatnonzero(blocks == block)
-        if len(members) == 0:
-            continue
-        near = (candidates.frames >= members[0] - gap) & (candidates.frames <= members[-1] + gap)
-        others, members = candidates[~near], members[::step]
-        if len(others.depths) == 0:
+        others = candidates[blocks[candidates.frames] != block]
+        members = np.flatnonzero(blocks == block)[::step]
+        if len(others.depths) == 0 or len(members) == 0:
             continue
         of_others = copy.deepcopy(network)
         chosen = others.chosen(len(network.keys), seed)
