@@ -108,7 +108,7 @@ def test_a_robots_own_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     model = onnx.load(path)
     model.graph.initializer.append(tensor(True, "unused"))
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelFileError, match="expected a model file that holds all its tensors at .*, got ref"):
+    with pytest.raises(ModelFileError, match="expected a model file that holds all .* got ref"):
         OnnxNetwork(path, "cpu")
 
 
