@@ -180,12 +180,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = ["✓" if row[switch] else "" for switch in SWITCHES]
         for solve in ("one_solve", "robust"):
-            cells += [_errors(row[solve]), f"{100 * row[solve]['within_10cm_5deg']:.0f} %"]
+            cells += [errors(row[solve]), f"{100 * row[solve]['within_10cm_5deg']:.0f} %"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _errors(metrics: dict[str, Any]) -> str:
+def errors(metrics: dict[str, Any]) -> str:
+    """Return the median errors in words."""
     position, rotation = metrics["median_position_m"], metrics["median_rotation_deg"]
     if position is None or rotation is None:
         return "no pose"

@@ -23,6 +23,7 @@ from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.training import landmarks
+from structpose_ros.training.ablation import KEYS, errors
 from structpose_ros.training.config import LandmarkConfig, TrainingConfig
 from structpose_ros.training.evaluate import evaluate_frames
 from structpose_ros.training.frames import handle_bad, open_recording, write_atomic
@@ -32,7 +33,6 @@ from structpose_ros.training.train import Trainer
 
 ROBUST_ROUNDS = 5  # what stands in for the consensus where that is left out
 ALL_ALIKE = 1.0  # temperature at which all matches weigh about the same
-KEYS = ("median_position_m", "median_rotation_deg", "within_5cm_5deg", "within_10cm_5deg")
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| left out | median | within 5 cm/5° | within 10 cm/5° |", "|---|--:|--:|--:|"]
     for row in rows:
-        position, rotation = row["median_position_m"], row["median_rotation_deg"]
-        errors = "no pose" if position is None else f"{100 * position:.1f} cm / {rotation:.2f}°"
         shares = [f"{100 * row[key]:.0f} %" for key in ("within_5cm_5deg", "within_10cm_5deg")]
-        lines.append(f"| {' | '.join([row['without'], errors, *shares])} |")
+        lines.append(f"| {' | '.join([row['without'], errors(row), *shares])} |")
     return "\n".join(lines) + "\n"
