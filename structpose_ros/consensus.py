@@ -18,10 +18,10 @@ _BITS_OF_16 = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).r
     axis=1, dtype=np.uint8
 )
 
-MATCHES = 256  # of the largest weight, that are asked whether they agree
+MATCHES = 128  # of the largest weight, that are asked whether they agree
 LEAST_SPAN = 0.1  # metres; nearer matches agree whatever they are
 TOLERANCE, RELATIVE_TOLERANCE = 0.05, 0.05  # metres, and of the depth: what distances may differ by
-POLISHING_ROUNDS = 3
+POLISHING_ROUNDS = 1
 RAY_SCALE = 0.05  # of Geman-McClure, at z = 1: how near to its ray a point must fall to speak for a pose
 
 
@@ -59,34 +59,36 @@ def _tolerance(a: Array) -> Array:
     return TOLERANCE + RELATIVE_TOLERANCE * np.maximum(a[2], 0.0)
 
 
-def _distances(points: Array) -> Array:
+def _distances(points: Array) -> npt.NDArray[np.float32]:
     """Return the distances (N, N) of points (3, N)."""
-    centred = points - points.mean(axis=1, keepdims=True)
-    squared = np.einsum("in,in->n", centred, centred)
-    gram = np.einsum("im,in->mn", centred, centred)
-    return np.sqrt(np.maximum(squared[:, None] + squared - 2.0 * gram, 0.0))
+    x, y, z = (points - points.mean(axis=1, keepdims=True)).astype(np.float32)
+    squared = np.square(x[:, None] - x)
+    squared += np.square(y[:, None] - y)
+    squared += np.square(z[:, None] - z)
+    return np.sqrt(squared)
 
 
 def _supporters(a: Array, b: Array, tolerance: Array, starts: int) -> Array:
     """Return how much each match supports each of those chosen as starts, (starts, N)."""
     in_camera, in_map = _distances(a), _distances(b)
-    agree = np.abs(in_camera - in_map) < np.maximum(tolerance[:, None], tolerance)
+    agree = np.abs(in_camera - in_map) < np.maximum(tolerance[:, None], tolerance).astype(np.float32)
     agree &= in_camera + in_map > 2.0 * LEAST_SPAN
-    support = np.where(agree, _common(agree), 0).astype(np.float64)
-    remaining = support.sum(axis=1)
+    support = _common(agree) * agree
+    # What supports a start needs no pose of its own.
+    kept = 1.0 - support / np.maximum(support.max(axis=1, keepdims=True), 1)
+    remaining = support.sum(axis=1, dtype=np.float64)
     rows = []
     for _ in range(starts):
-        row = int(np.argmax(remaining))
+        row = int(remaining.argmax())
         rows.append(row)
-        # What supports this start needs no pose of its own.
-        remaining = remaining * (1.0 - support[row] / max(float(support[row].max()), 1.0))
+        remaining *= kept[row]
         remaining[row] = -1.0
-    of_starts = support[rows] ** 2
+    of_starts = np.square(support[rows], dtype=np.float64)
     of_starts[np.arange(starts), rows] = of_starts.max(axis=1)  # a match does not agree with itself
     return of_starts
 
 
-def _common(agree: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _common(agree: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
     """Return how many matches agree with both of two, (N, N): a matrix product of flags, by counting bits.
 
     BLAS would wake its threads for it, which takes longer than the product where other cores are busy.
@@ -94,8 +96,8 @@ def _common(agree: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     packed = np.packbits(agree, axis=1)
     words = np.zeros((len(agree), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     words[:, : packed.shape[1]] = packed
-    counts = np.zeros(agree.shape, dtype=np.int64)
-    for word in words.view(np.uint64).T:
+    counts = np.zeros(agree.shape, dtype=np.uint16)
+    for word in words.view(np.uint64).T.copy():
         counts += _bits(word[:, None] & word)
     return counts
 
@@ -111,27 +113,29 @@ def _bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
 def _rigid(a: Array, b: Array, weights: Array) -> tuple[Array, Array]:
     """Return rotations (K, 3, 3) and translations (K, 3), map from camera, of weights (K, N)."""
     shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    mean_a, mean_b = np.einsum("kn,in->ki", shares, a), np.einsum("kn,in->ki", shares, b)
-    covariance = np.einsum("kn,in,jn->kij", shares, b, a) - mean_b[:, :, None] * mean_a[:, None, :]
+    mean_a, mean_b = shares @ a.T, shares @ b.T
+    products = (b[:, None] * a).reshape(9, -1)
+    covariance = (shares @ products.T).reshape(-1, 3, 3) - mean_b[:, :, None] * mean_a[:, None, :]
     u, _, vt = np.linalg.svd(covariance)
     u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
     rotations = u @ vt
-    return rotations, mean_b - np.einsum("kij,kj->ki", rotations, mean_a)
+    return rotations, mean_b - (rotations @ mean_a[:, :, None])[:, :, 0]
 
 
 def _robust(a: Array, b: Array, rotations: Array, translations: Array, tolerance: Array) -> Array:
     """Return the Geman-McClure factors (K, N) of points under each pose, at twice the tolerance."""
-    residuals = np.einsum("kij,jn->kin", rotations, a) + translations[:, :, None] - b
+    residuals = rotations @ a + translations[:, :, None] - b
     scale = 4.0 * tolerance**2
-    return np.asarray((scale / (scale + np.einsum("kin,kin->kn", residuals, residuals))) ** 2)
+    return np.square(scale / (scale + np.square(residuals).sum(axis=1)))
 
 
 def _scores(a: Array, b: Array, weights: Array, rotations: Array, translations: Array) -> Array:
     """Return how much weight (K,) falls near its ray under each pose."""
-    points = np.einsum("kji,kjn->kin", rotations, b - translations[:, :, None])
+    turned = rotations.transpose(0, 2, 1)
+    points = turned @ b - turned @ translations[:, :, None]
     ahead = points[:, 2] > 0
     seen = a[:2] / np.where(a[2] > 0, a[2], 1.0)
     errors = points[:, :2] / np.where(ahead, points[:, 2], 1.0)[:, None] - seen
-    squared = np.einsum("kin,kin->kn", errors, errors)
-    near = np.where(ahead, (RAY_SCALE**2 / (RAY_SCALE**2 + squared)) ** 2, 0.0)
+    squared = np.square(errors[:, 0]) + np.square(errors[:, 1])
+    near = np.square(RAY_SCALE**2 / (RAY_SCALE**2 + squared)) * ahead
     return np.einsum("kn,n->k", near, weights)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -70,17 +71,24 @@ class Network(Protocol):
         ...
 
 
-def normalized_tensor(image_rgb: npt.NDArray[np.uint8], contract: ModelContract) -> npt.NDArray[np.float32]:
-    """Return the input tensor (1, 3, H, W) of an image (H, W, 3) that already has the model's input size."""
+def normalized_tensor(
+    image_rgb: npt.NDArray[np.uint8], contract: ModelContract, out: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return the input tensor (1, 3, H, W) of an image (H, W, 3) that already has the model's input size.
+
+    It is written into `out`, where that is given: a new one of megabytes costs as much as filling it.
+    """
+    height, width = image_rgb.shape[:2]
+    tensor = np.empty((1, 3, height, width), dtype=np.float32) if out is None else out
     scale = (1.0 / (255.0 * np.asarray(contract.normalization_std))).astype(np.float32)
     offset = (np.asarray(contract.normalization_mean) / np.asarray(contract.normalization_std)).astype(
         np.float32
     )
-    # Planes first, then arithmetic along whole planes: ten times as fast as along the three channels.
-    tensor = np.ascontiguousarray(image_rgb.transpose(2, 0, 1)).astype(np.float32)
-    tensor *= scale[:, None, None]
-    tensor -= offset[:, None, None]
-    return tensor[None]
+    # Planes of bytes first, then arithmetic along each: several times as fast as along the three channels.
+    for channel, plane in enumerate(cv2.split(image_rgb)):
+        np.multiply(plane, scale[channel], out=tensor[0, channel], dtype=np.float32)
+        tensor[0, channel] -= offset[channel]
+    return tensor
 
 
 def prediction_from_outputs(

@@ -6,11 +6,13 @@ near, what the depth says about it is left out.
 Two things let a rough start end well. The first half of the rounds weighs errors in metres across the ray
 (the object-space error of Lu, Hager and Mjolsness, PAMI 2000): by angles alone, points that a wrong pose puts
 close to the camera decide. And errors are differentiated at the ray that was seen, not at where the pose of
-the round projects the point: for what is far off, an outlier, the latter is a slope at the wrong place.
+the round projects the point: for what is far off, an outlier, the latter is a slope at the wrong place. It
+also leaves next to nothing of the Jacobian to be computed anew in each round.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -70,62 +72,95 @@ def refine(
     Raises:
         numpy.linalg.LinAlgError: the points that have weight leave the pose undetermined.
     """
+    rays = _Rays.through(image_points)
     scales = np.geomspace(first_scale, last_scale, rounds) if rounds > 1 else np.array([last_scale])
-    for number, scale in enumerate(scales):
-        errors, jacobian, points_in_camera, squared = _linearised(
+    for number, scale in enumerate(scales.tolist()):
+        points_in_camera, inverse_z, errors, squared = _errors(
             rotation, translation, image_points, points_in_map
         )
-        current = weights * (scale**2 / (scale**2 + squared)) ** 2
+        robust = scale**2 / (scale**2 + squared)
+        current = weights * robust * robust * (inverse_z > 0)
         in_metres = points_in_camera[2] ** 2 if number < int(IN_METRES * rounds) else 1.0
-        normal_matrix, gradient = _normal_equations(jacobian, errors, current * in_metres)
-        # By blocks, not by elements: the map's axes must not matter.
-        damping = DAMPING * np.repeat(np.diag(normal_matrix).reshape(2, 3).mean(axis=1), 3)
-        step = np.linalg.solve(normal_matrix + np.diag(damping), -gradient)
-        if not np.isfinite(step).all():
+        normal_matrix, gradient = rays.normal_equations(errors, inverse_z, current * in_metres)
+        diagonal = normal_matrix.reshape(-1)[::7]  # a view
+        for block in (slice(0, 3), slice(3, 6)):  # not by elements: the axes must not matter
+            diagonal[block] += DAMPING / 3.0 * diagonal[block].sum()
+        step = np.linalg.solve(normal_matrix, -gradient)
+        if not math.isfinite(float(step.sum())):
             raise np.linalg.LinAlgError("the pose is undetermined")
-        translation = translation + step[:3]
-        rotation = rotation_from_vector(step[3:]) @ rotation
-    errors, jacobian, points_in_camera, squared = _linearised(
-        rotation, translation, image_points, points_in_map
-    )
-    ahead = np.isfinite(squared)
+        translation = translation + rotation @ step[:3]
+        rotation = rotation @ rotation_from_vector(step[3:])
+    points_in_camera, inverse_z, errors, squared = _errors(rotation, translation, image_points, points_in_map)
+    ahead = inverse_z > 0
     current = np.where(ahead, current, 0.0)  # the last step may have left a point behind
-    normal_matrix, _ = _normal_equations(jacobian, errors, current)
+    normal_matrix, _ = rays.normal_equations(errors, inverse_z, current)
+    map_from_camera_axes = np.kron(np.eye(2), rotation)
     distances = np.where(
-        ahead,
-        np.sqrt(np.where(ahead, squared, 0.0)) * np.abs(points_in_camera[2]),
-        np.linalg.norm(points_in_camera, axis=0),
+        ahead, np.sqrt(squared) * np.abs(points_in_camera[2]), np.linalg.norm(points_in_camera, axis=0)
     )
-    return Refined(rotation, translation, current, normal_matrix, squared, distances)
+    return Refined(
+        rotation,
+        translation,
+        current,
+        map_from_camera_axes @ normal_matrix @ map_from_camera_axes.T,
+        np.where(ahead, squared, np.inf),
+        distances,
+    )
 
 
-def _linearised(
+def _errors(
     rotation: Array, translation: Array, image_points: Array, points_in_map: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return errors (2, N), their Jacobian (2, 6, N), points (3, N) in the camera, squared errors (N,).
+    """Return points (3, N) in the camera, 1 / z (N,), image errors (2, N) and their squares (N,).
 
-    With q = X - t and c = R'q, t + dt and exp([dtheta]x) R move c by R'(q x dtheta - dt). For a point on its
-    ray the coordinate u = c_x / c_z moves by g . (q x dtheta - dt) with g = (R e_x - u R e_z) / c_z:
-    J = [-g, g x q].
+    1 / z is 0 for what is not ahead, whose error means nothing.
     """
-    q = points_in_map - translation[:, None]
-    points_in_camera = rotation.T @ q
-    ahead = points_in_camera[2] > NEAREST
-    inverse_z = 1.0 / np.where(ahead, points_in_camera[2], 1.0)
-    errors = np.where(ahead, points_in_camera[:2] * inverse_z - image_points, 0.0)
-    jacobian = np.empty((2, 6, q.shape[1]))
-    for axis in (0, 1):
-        g = (rotation[:, axis, None] - image_points[axis] * rotation[:, 2, None]) * inverse_z
-        jacobian[axis, :3] = -g
-        jacobian[axis, 3] = g[1] * q[2] - g[2] * q[1]
-        jacobian[axis, 4] = g[2] * q[0] - g[0] * q[2]
-        jacobian[axis, 5] = g[0] * q[1] - g[1] * q[0]
-    squared = np.where(ahead, errors[0] ** 2 + errors[1] ** 2, np.inf)
-    return errors, jacobian, points_in_camera, squared
+    points_in_camera = rotation.T @ points_in_map - (rotation.T @ translation)[:, None]
+    z = points_in_camera[2]
+    inverse_z = (z > NEAREST) / np.maximum(z, NEAREST)
+    errors = points_in_camera[:2] * inverse_z - image_points
+    return points_in_camera, inverse_z, errors, errors[0] * errors[0] + errors[1] * errors[1]
 
 
-def _normal_equations(jacobian: Array, errors: Array, weights: Array) -> tuple[Array, Array]:
-    """Return the sum of w J'J (6, 6) and of w J'e (6,) over both coordinates."""
-    weighted = jacobian * weights
-    # einsum, not BLAS: waking its threads takes longer than the product.
-    return np.einsum("ain,ajn->ij", weighted, jacobian), np.einsum("ain,an->i", weighted, errors)
+class _Rays(NamedTuple):
+    """The Jacobians of errors at the rays, and their products, all of which the rounds leave as they are.
+
+    A step (dt, dtheta) in the camera's axes moves a point c by c x dtheta - dt. On its ray, c = z p with
+    p = (u, v, 1), its image coordinate a moves by g . (p x dtheta - dt / z) with g = e_a - p_a e_z: the
+    Jacobians are -g / z and g x p, and only the depth z changes from round to round.
+
+    by_translation: (3, 2N), -g for both coordinates. by_rotation: (3, 2N), g x p. The products are sums over
+    both coordinates: tt (9, N), tr (9, N) and rr (9, N).
+    """
+
+    by_translation: Array
+    by_rotation: Array
+    tt: Array
+    tr: Array
+    rr: Array
+
+    @staticmethod
+    def through(image_points: Array) -> _Rays:
+        """Return those of rays through image points (2, N)."""
+        u, v = image_points
+        one, zero = np.ones_like(u), np.zeros_like(u)
+        t = np.array([[-one, zero], [zero, -one], [u, v]])
+        r = np.array([[u * v, 1.0 + v * v], [-1.0 - u * u, -u * v], [v, -u]])
+        products = (np.einsum("ian,jan->ijn", *pair).reshape(9, -1) for pair in ((t, t), (t, r), (r, r)))
+        return _Rays(t.reshape(3, -1), r.reshape(3, -1), *products)
+
+    def normal_equations(self, errors: Array, inverse_z: Array, weights: Array) -> tuple[Array, Array]:
+        """Return the sums of w J'J (6, 6) and of w J'e (6,), camera axes.
+
+        By einsum, not BLAS: waking its threads takes longer than the products.
+        """
+        by_z = weights * inverse_z
+        normal_matrix = np.empty((6, 6))
+        normal_matrix[:3, :3] = np.einsum("in,n->i", self.tt, by_z * inverse_z).reshape(3, 3)
+        normal_matrix[:3, 3:] = np.einsum("in,n->i", self.tr, by_z).reshape(3, 3)
+        normal_matrix[3:, :3] = normal_matrix[:3, 3:].T
+        normal_matrix[3:, 3:] = np.einsum("in,n->i", self.rr, weights).reshape(3, 3)
+        gradient = np.empty(6)
+        gradient[:3] = np.einsum("in,n->i", self.by_translation, (errors * by_z).ravel())
+        gradient[3:] = np.einsum("in,n->i", self.by_rotation, (errors * weights).ravel())
+        return normal_matrix, gradient

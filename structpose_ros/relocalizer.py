@@ -39,7 +39,7 @@ class Result:
 
 
 class Relocalizer:
-    """Runs the steps in order. Deterministic, and the same work on every frame."""
+    """Runs the steps in order. Deterministic, and the same work on every frame. For one thread."""
 
     def __init__(
         self, network: Network, gate: GateOptions | None = None, alignment: AlignmentOptions | None = None
@@ -48,6 +48,8 @@ class Relocalizer:
         self.network = network
         self.gate = gate or GateOptions()
         self.alignment = alignment or network.contract.alignment
+        contract = network.contract
+        self._input_tensor = np.empty((1, 3, contract.input_height, contract.input_width), dtype=np.float32)
         self._rays_of: tuple[Camera, npt.NDArray[np.float64]] | None = None
 
     def localize(self, image_rgb: npt.NDArray[np.uint8], camera: Camera) -> Result:
@@ -61,7 +63,7 @@ class Relocalizer:
         image, input_camera = resize_image(image_rgb, camera, contract.input_width, contract.input_height)
         input_camera = contract.refined(input_camera)
         cell_rays = self._cell_rays(input_camera)
-        input_tensor = normalized_tensor(image, contract)
+        input_tensor = normalized_tensor(image, contract, self._input_tensor)
         prepared = time.perf_counter()
         prediction = self.network.predict(input_tensor, cell_rays)
         predicted = time.perf_counter()
