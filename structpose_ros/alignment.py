@@ -138,8 +138,7 @@ def align(
         return AlignmentFailure.NON_FINITE
     a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)  # long rows: twice as fast below
 
-    # einsum, not norm: long BLAS products wake threads, which costs milliseconds when another core is busy.
-    rounding = _ROUNDING * math.sqrt(np.einsum("ij,ij->", a, a) * np.einsum("ij,ij->", b, b))
+    rounding = _ROUNDING * math.sqrt(_dot(a.ravel(), a.ravel()) * _dot(b.ravel(), b.ravel()))
     current = given
     if options.consensus_starts > 0:
         current = consensus(a, b, given, options.consensus_starts)
@@ -190,7 +189,7 @@ def _refined(
             *(options.refine_rounds, options.refine_from, options.refine_to),
         )
         total = float(refined.weights.sum())  # 0 if the last step has left all points behind
-        effective_points = total**2 / float(refined.weights @ refined.weights) if total > 0 else 0.0
+        effective_points = total**2 / _dot(refined.weights, refined.weights) if total > 0 else 0.0
         if effective_points < options.min_effective_points * (1.0 - 1e-9):
             return AlignmentFailure.TOO_FEW_POINTS
         covariance = _covariance_of_refined(refined, given)
@@ -208,6 +207,14 @@ def _refined(
     )
 
 
+def _dot(a: Array, b: Array) -> float:
+    """Return the sum of products of rows (N,).
+
+    Not by BLAS: of long rows it wakes threads, which takes milliseconds where another core is busy.
+    """
+    return float(np.einsum("n,n->", a, b))
+
+
 class _Solved(NamedTuple):
     rotation: Array
     translation: Array
@@ -222,11 +229,11 @@ def _solve(
     total = float(weights.sum())
     if total <= 0:
         return AlignmentFailure.ZERO_WEIGHTS
-    effective_points = total**2 / float(weights @ weights)
+    effective_points = total**2 / _dot(weights, weights)
     if effective_points < options.min_effective_points * (1.0 - 1e-9):  # equal weights may round below N
         return AlignmentFailure.TOO_FEW_POINTS
     share = weights / total
-    mean_a, mean_b = a @ share, b @ share
+    mean_a, mean_b = np.einsum("in,n->i", a, share), np.einsum("in,n->i", b, share)
     # The weight enters once. Weighting both centred sets would square it.
     cross_covariance = np.einsum("in,jn->ij", (a - mean_a[:, None]) * share, b - mean_b[:, None])
     u, singular_values, vt = np.linalg.svd(cross_covariance)
@@ -251,7 +258,7 @@ def _covariance(solved: _Solved, a: Array, squared_residuals: Array, given: Arra
     q = solved.rotation @ a
     moment = np.einsum("in,jn->ij", q * weights, q)
     information = float(weights.sum()) * np.eye(6)
-    information[3:, :3] = skew(q @ weights)
+    information[3:, :3] = skew(np.einsum("in,n->i", q, weights))
     information[:3, 3:] = information[3:, :3].T
     information[3:, 3:] = np.trace(moment) * np.eye(3) - moment
     return _estimate_covariance(information, squared_residuals, given, weights, 3)
@@ -275,10 +282,10 @@ def _estimate_covariance(
     """
     total = float(weights.sum())
     robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
-    slope = float(weights @ (4.0 * robust - 1.0)) / 3.0
+    slope = _dot(weights, 4.0 * robust - 1.0) / 3.0
     slope = max(slope, 0.1 * total)  # a robust scale far below the residuals leaves no curvature to rely on
-    effective_points = total**2 / float(weights @ weights)
+    effective_points = total**2 / _dot(weights, weights)
     freedom = effective_points / max(effective_points - 6.0 / dimensions, 1.0)
-    variance = float(weights**2 @ squared_residuals) / dimensions / slope**2 * freedom * total
+    variance = _dot(weights**2, squared_residuals) / dimensions / slope**2 * freedom * total
     covariance = variance * np.linalg.inv(information)
     return np.asarray(0.5 * (covariance + covariance.T))

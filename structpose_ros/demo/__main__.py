@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from structpose_ros.contract import ModelFileError
 from structpose_ros.demo import RECORDER_READY, positive
+from structpose_ros.demo.processes import (
+    ALONE,
+    PYTHON,
+    ProcessError,
+    node_command,
+    running,
+    wait_for_end,
+    wait_for_line,
+)
 from structpose_ros.demo.report import build_report, print_summary
 from structpose_ros.network import PROVIDERS, ProviderError
 from structpose_ros.resources import share_path
 from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
-START_DEADLINE = 60.0  # seconds for the node to load its model and be discovered
-ALONE = {"frames.base_frame": "''", "frames.odom_frame": "''"}  # a camera that no robot carries
 DRAIN = 1.0  # seconds for the last poses to arrive
-
-
-class DemoError(RuntimeError):
-    """The demonstration could not be run; the message says what was expected and what came."""
 
 
 def main() -> int:
@@ -52,7 +50,14 @@ def main() -> int:
         play(model, data, arguments.out, arguments.rate, arguments.provider)
         print("[3/3] comparing with the truth", flush=True)
         report = build_report(model, data, arguments.out, arguments.provider)
-    except (DemoError, ForeignFolderError, ModelFileError, ProviderError, RecordingError, OSError) as error:
+    except (
+        ForeignFolderError,
+        ModelFileError,
+        ProcessError,
+        ProviderError,
+        RecordingError,
+        OSError,
+    ) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 1
     print_summary(report, arguments.out)
@@ -72,72 +77,22 @@ def play(
     `parameters` go to the node beside the model. Leaves stamps.csv (camera) and recorded.json (recorder) in
     `out`, and the logs of all three.
     """
-    python = [sys.executable, "-m"]
     given = {"model.path": str(model.resolve()), "model.provider": provider, **ALONE, **(parameters or {})}
-    assignments = [part for name, value in given.items() for part in ("-p", f"{name}:={value}")]
     recorded = out / "recorded.json"
     recorded.unlink(missing_ok=True)
     with (
-        _process(
-            [*python, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder"
+        running(
+            [*PYTHON, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder"
         ) as recorder,
-        _process([*python, "structpose_ros.node", "--ros-args", *assignments], out, "node") as node,
+        running(node_command(given), out, "node") as node,
     ):
-        _wait_for_line(recorder, out / "recorder.log")
-        command = [*python, "structpose_ros.demo.camera", "--data", str(data), "--rate", str(rate)]
-        with _process([*command, "--stamps", str(out / "stamps.csv")], out, "camera") as camera:
-            while camera.poll() is None:
-                if node.poll() is not None:
-                    raise DemoError(
-                        f"expected the node to run, but it ended with {node.returncode}: {out}/node.log"
-                    )
-                time.sleep(0.1)
-            if camera.returncode:
-                raise DemoError(
-                    f"expected the camera to play, but it ended with {camera.returncode}: {out}/camera.log"
-                )
+        wait_for_line(recorder, out / "recorder.log", RECORDER_READY, "the node to be found")
+        command = [*PYTHON, "structpose_ros.demo.camera", "--data", str(data), "--rate", str(rate)]
+        with running([*command, "--stamps", str(out / "stamps.csv")], out, "camera") as camera:
+            wait_for_end(camera, out, "camera", node)
         time.sleep(DRAIN)
     if not recorded.is_file():
-        raise DemoError(f"expected the recorder to write {recorded}, got nothing: {out}/recorder.log")
-
-
-@contextmanager
-def _process(command: Sequence[str], out: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process with its output in a log; on leaving, ask it to end and wait."""
-    log: IO[bytes]
-    with (out / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """A domain of its own keeps a robot on the same network out of the demonstration."""
-    environment = dict(os.environ)
-    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    environment.setdefault("ROS_DOMAIN_ID", str(30 + os.getpid() % 60))
-    profile = share_path("config", "fastdds_shm.xml")
-    environment.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
-    environment["PYTHONUNBUFFERED"] = "1"
-    return environment
-
-
-def _wait_for_line(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_DEADLINE
-    while RECORDER_READY not in log.read_text():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoError(
-                f"expected the node to be found within {START_DEADLINE:.0f} s: see {log.parent}/*.log"
-            )
-        time.sleep(0.05)
+        raise ProcessError(f"expected the recorder to write {recorded}, got nothing: {out}/recorder.log")
 
 
 if __name__ == "__main__":

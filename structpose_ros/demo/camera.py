@@ -7,8 +7,9 @@ import array
 import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import rclpy
 from rclpy.node import Node
@@ -31,6 +32,7 @@ from structpose_ros.training.frames import (
 )
 from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
+Item = TypeVar("Item")
 LISTENER_DEADLINE = 60.0  # seconds to wait for a node that may still be loading its model
 LAST_FRAME_DELIVERY = 0.5  # seconds before the camera goes; at high rates a period is too short
 
@@ -53,8 +55,10 @@ class DemoCamera(Node):
 
     def play(self, files: FrameFiles) -> int:
         """Publish one frame stamped now; returns the stamp in nanoseconds."""
-        image_rgb = read_color(files.color)
-        pixels = array.array("B", image_rgb.tobytes())
+        return self.show(array.array("B", read_color(files.color).tobytes()))
+
+    def show(self, pixels: array.array[int]) -> int:
+        """Publish an image's bytes, RGB, stamped now; returns the stamp in nanoseconds."""
         stamp = self.get_clock().now()
         info = camera_info_from_camera(self._camera, stamp.to_msg(), self._frame_id)
         message = Image(header=info.header, height=self._camera.height, width=self._camera.width)
@@ -86,15 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = DemoCamera(recording.camera, arguments.frame_id)
-        until = time.monotonic() + LISTENER_DEADLINE
-        while not node.has_listener() and not stopping.wait(0.02):
-            if time.monotonic() > until:
-                print(
-                    f"demo_camera: error: nobody subscribed within {LISTENER_DEADLINE:.0f} s", file=sys.stderr
-                )
-                return 1
+        if not wait_for_listener(node, stopping):
+            return 1
         played = itertools.cycle(files) if arguments.loop else files
-        stamps = _play(node, played, 1.0 / arguments.rate, stopping)
+        stamps = [f"{item.name},{node.play(item)}" for item in paced(played, 1.0 / arguments.rate, stopping)]
     finally:
         rclpy.try_shutdown()
     if arguments.stamps:
@@ -102,21 +101,30 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _play(node: DemoCamera, files: Iterable[FrameFiles], period: float, stopping: Stopping) -> list[str]:
-    """Play frames until `stopping`; returns `frame,stamp_ns` lines.
+def paced(items: Iterable[Item], period: float, stopping: Stopping) -> Iterator[Item]:
+    """Hand out each item when it is due, until `stopping`.
 
     The schedule is absolute, so that a late frame does not delay those after it.
     """
-    stamps: list[str] = []
     due = time.monotonic()
-    for item in files:
+    for item in items:
         if stopping.wait(max(0.0, due - time.monotonic())):
             break
-        stamps.append(f"{item.name},{node.play(item)}")
+        yield item
         due = max(due + period, time.monotonic())
     # The last frame lasts a while too: a camera that is gone at once may take it along undelivered.
     stopping.wait(max(LAST_FRAME_DELIVERY, due - time.monotonic()))
-    return stamps
+
+
+def wait_for_listener(node: DemoCamera, stopping: Stopping) -> bool:
+    """Wait until somebody listens, for so long; say so if nobody does."""
+    until = time.monotonic() + LISTENER_DEADLINE
+    while not node.has_listener() and not stopping.wait(0.02):
+        if time.monotonic() > until:
+            line = f"demo_camera: error: nobody subscribed within {LISTENER_DEADLINE:.0f} s"
+            print(line, file=sys.stderr)
+            return False
+    return True
 
 
 def _rendered_demo_room() -> Path:

@@ -124,12 +124,12 @@ def _join(recording: Recording, stamps: Path, recorded: dict[str, Any], network:
         )
         latency.append(pose["latency_ms"])
     seconds = np.array([int(stamp) for _, stamp in played], dtype=np.float64) * 1e-9
-    network_ms = _bare_network_ms(images, recording.camera, network)
+    network_ms = bare_network_ms(images, recording.camera, network)
     return Run(outcomes, seconds - seconds[0], latency, network_ms)
 
 
-def _bare_network_ms(images: list[ImageRgb], camera: Camera, network: OnnxNetwork) -> list[float]:
-    """Time the network alone on images of `camera`, one right after the other, once it has warmed up.
+def bare_network_ms(images: list[ImageRgb], camera: Camera, network: OnnxNetwork) -> list[float]:
+    """Return the milliseconds of the bare network on images of `camera`, one right after another, warmed up.
 
     Nothing else runs in between: reading files wakes other libraries' threads, which hold up the network's.
     """

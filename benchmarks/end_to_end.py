@@ -1,0 +1,141 @@
+"""From an image's stamp to its pose in another process, over DDS, beside the bare network of the same run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import network_alone, percentiles
+from benchmarks.viewer_process import READY as VIEWER_READY
+from structpose_ros.demo import RECORDER_READY
+from structpose_ros.demo.processes import (
+    ALONE,
+    PYTHON,
+    node_command,
+    running,
+    wait_for_end,
+    wait_for_line,
+)
+from structpose_ros.network import OnnxNetwork
+
+OVERLOAD = 2.0  # times what the network can carry
+EACH = {"gate.consistency_frames": "1"}  # a tour that is shown faster than it was walked is still one
+FIRST_FRAMES = 10  # after which the node's memory is looked at first
+
+
+@dataclass
+class Phase:
+    """Some frames at one rate. cpu: share of one core that the node took. rss: bytes at its end."""
+
+    name: str
+    rate: float
+    stamps: list[int]
+    cpu: float
+    rss: int
+
+
+class Bench:
+    """The node with its recorder, and phases of a camera beside them."""
+
+    def __init__(self, data: Path, out: Path, node: Any, started: float) -> None:
+        self._data, self._out, self._node = data, out, node
+        self.started = started
+        self.phases: dict[str, Phase] = {}
+
+    def play(self, name: str, rate: float, frames: int) -> None:
+        """Show so many frames at a rate."""
+        stamps = self._out / "stamps.txt"
+        command = [*PYTHON, "benchmarks.camera_process", "--data", str(self._data), "--rate", f"{rate:.6f}"]
+        with running(
+            [*command, "--frames", str(frames), "--stamps", str(stamps)], self._out, "camera"
+        ) as camera:
+            cpu, since = _cpu_seconds(self._node.pid), time.monotonic()
+            wait_for_end(camera, self._out, "camera", self._node)
+            busy = (_cpu_seconds(self._node.pid) - cpu) / (time.monotonic() - since)
+        shown = [int(line) for line in stamps.read_text().split()]
+        self.phases[name] = Phase(name, rate, shown, busy, _rss(self._node.pid))
+
+    @contextmanager
+    def somebody_looking(self) -> Iterator[None]:
+        """Subscribe to all that is made for people only."""
+        with running([*PYTHON, "benchmarks.viewer_process"], self._out, "viewer") as viewer:
+            wait_for_line(viewer, self._out / "viewer.log", VIEWER_READY, "a viewer")
+            yield
+
+
+def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, frames: int) -> dict[str, Any]:
+    """Play the demo room to the node in all ways; `frames` in the longest phase, for its memory.
+
+    Returns what goes into the summary: each phase's latency in milliseconds, and the ratios.
+    """
+    recorded = out / "recorded.json"
+    recorded.unlink(missing_ok=True)
+    parameters = {"model.path": str(model.resolve()), "model.provider": network.provider, **ALONE, **EACH}
+    alone = network_alone(network, data)
+    rate = OVERLOAD * 1e3 / alone["p50"]
+    with (
+        running(
+            [*PYTHON, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder"
+        ) as recorder,
+        running(node_command(parameters), out, "node") as node,
+    ):
+        bench = Bench(data, out, node, time.time())
+        bench.play("first", 10.0, FIRST_FRAMES)
+        wait_for_line(recorder, out / "recorder.log", RECORDER_READY, "the node to be found")
+        bench.play("10 Hz", 10.0, 300)
+        bench.play("30 Hz", 30.0, 600)
+        bench.play("twice the load", rate, 600)
+        with bench.somebody_looking():
+            bench.play("10 Hz, clouds and images looked at", 10.0, 200)
+        alone_again = network_alone(network, data)
+        bench.play("memory", 30.0, frames)
+    poses = json.loads(recorded.read_text())["poses"]
+    both = {"p50": min(alone["p50"], alone_again["p50"])}
+    return summary_of(bench, poses, {**alone, **both})
+
+
+def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, float]) -> dict[str, Any]:
+    """Return each phase's figures, and the keys of the design made of them."""
+    by_stamp = {pose["stamp_ns"]: pose["latency_ms"] for pose in poses}
+    phases: dict[str, Any] = {}
+    for name, phase in bench.phases.items():
+        latency = [by_stamp[stamp] for stamp in phase.stamps if stamp in by_stamp]
+        phases[name] = {
+            "rate_hz": phase.rate,
+            "frames": len(phase.stamps),
+            "poses": len(latency),
+            "latency_ms": percentiles(latency),
+            "node_cpu_share": phase.cpu,
+            "node_rss_bytes": phase.rss,
+        }
+    slow, overload = phases["10 Hz"]["latency_ms"], phases["twice the load"]["latency_ms"]
+    looked_at = phases["10 Hz, clouds and images looked at"]
+    first = min(pose["stamp_ns"] * 1e-9 + 1e-3 * pose["latency_ms"] for pose in poses)
+    return {
+        "network_ms": network_ms,
+        "end_to_end": phases,
+        "end_to_end_over_network_p50": slow["p50"] / network_ms["p50"],
+        "end_to_end_minus_network_ms": slow["p50"] - network_ms["p50"],
+        "p99_over_p50": slow["p99"] / slow["p50"],
+        "overload_age_over_network_p50": overload["p50"] / network_ms["p50"],
+        "overload_age_over_network_p99": overload["p99"] / network_ms["p50"],
+        "pictures_ms": looked_at["latency_ms"]["p50"] - slow["p50"],
+        "pictures_cpu_share": looked_at["node_cpu_share"] - phases["10 Hz"]["node_cpu_share"],
+        "first_pose_s": first - bench.started,
+        "rss_growth": bench.phases["memory"].rss / bench.phases["first"].rss - 1.0,
+    }
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100.0  # clock ticks, which Linux shows as hundredths
+
+
+def _rss(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
