@@ -155,6 +155,14 @@ class Camera:
             normalized = _undistort(normalized, self.distortion_model, self.distortion)
         return np.concatenate([normalized, np.ones_like(normalized[..., :1])], axis=-1)
 
+    def reach(self) -> float:
+        """Return the share of the image, 0 .. 1, that rays within the lens' reach fall on."""
+        if self.is_pinhole:
+            return 1.0
+        columns = (np.arange(16) + 0.5) * self.width / 16 - 0.5
+        rows = (np.arange(12) + 0.5) * self.height / 12 - 0.5
+        return float(np.isfinite(self.rays(np.stack(np.meshgrid(columns, rows), axis=-1))[..., 0]).mean())
+
     def ray_grid(self, stride: int = 1) -> Array:
         """Return the rays (h, w, 3) through the cell centres of a grid with `stride` pixels per cell.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from structpose_ros.camera import COEFFICIENTS, Camera, CameraError
+
+_LEAST_REACH = 0.25  # share of the image; a fisheye lens may fill a circle of it
 
 
 class CameraInfoMessage(Protocol):
@@ -61,10 +64,25 @@ def camera_from_info(message: CameraInfoMessage, rectified: bool = False) -> Cam
         )
     across, down = max(message.binning_x, 1), max(message.binning_y, 1)
     if (across, down) == (1, 1):
-        return camera
+        return _with_checked_reach(camera)
     width, height = camera.width // across, camera.height // down
     # Columns and rows that don't fill a super-pixel are left out: every one is exactly `across` by `down`.
-    return camera.cropped(0, 0, width * across, height * down).resized(width, height)
+    return _with_checked_reach(camera.cropped(0, 0, width * across, height * down).resized(width, height))
+
+
+@lru_cache(maxsize=8)
+def _with_checked_reach(camera: Camera) -> Camera:
+    """Return the camera unless its lens reaches so little of the image that its coefficients can't be right.
+
+    The few points that are left would fit a pose by chance.
+    """
+    reach = camera.reach()
+    if reach < _LEAST_REACH:
+        raise CameraError(
+            f"expected a lens that reaches at least {_LEAST_REACH:.0%} of the image, got {reach:.0%} with "
+            f"{camera.distortion_model} {list(camera.distortion)}: is this the camera's calibration?"
+        )
+    return camera
 
 
 def _checked_matrix(name: str, values: Sequence[float] | npt.NDArray[np.float64]) -> list[float]:

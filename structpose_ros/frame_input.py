@@ -15,6 +15,7 @@ from structpose_ros.camera_info import camera_from_info
 from structpose_ros.gate import RejectReason
 from structpose_ros.image_messages import (
     ImageMessageError,
+    compressed_size,
     image_rgb_from_compressed,
     image_rgb_from_message,
 )
@@ -61,6 +62,12 @@ class StampOrder:
         stamp_ns = nanoseconds_from_stamp(stamp)
         if stamp_ns == 0:
             raise FrameRejectedError(RejectReason.BAD_STAMP, "expected an image with a stamp, got 0")
+        if stamp.sec < 0 or stamp.nanosec >= 10**9:
+            got = f"{stamp.sec} s and {stamp.nanosec} ns"
+            raise FrameRejectedError(
+                RejectReason.BAD_STAMP,
+                f"expected a stamp from 1970 on, below a second in nanoseconds, got {got}",
+            )
         age = (now_ns - stamp_ns) * 1e-9
         if max_age and age > max_age:
             raise FrameRejectedError(
@@ -125,16 +132,28 @@ class CameraInfos:
 def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, rectified: bool) -> FrameInput:
     """Return the frame's pixels and camera.
 
+    A file is decoded only if it claims to be of the camera's size: one of some kB may hold gigabytes.
+
     Raises:
         FrameRejectedError: the image or its CameraInfo is not usable, or they don't belong together.
     """
     try:
         if isinstance(message, CompressedImage):
+            camera, matched = _camera_of(compressed_size(message), message, camera_infos, rectified)
             image_rgb = image_rgb_from_compressed(message)
         else:
             image_rgb = image_rgb_from_message(message)
+            size = (image_rgb.shape[1], image_rgb.shape[0])
+            camera, matched = _camera_of(size, message, camera_infos, rectified)
     except ImageMessageError as error:
         raise FrameRejectedError(RejectReason.BAD_IMAGE, str(error)) from error
+    return FrameInput(image_rgb, camera, matched)
+
+
+def _camera_of(
+    size: tuple[int, int], message: Image | CompressedImage, camera_infos: CameraInfos, rectified: bool
+) -> tuple[Camera, bool]:
+    """Return the camera of an image of `size`, width and height, and whether its CameraInfo has its stamp."""
     info, matched = camera_infos.find(message.header.stamp)
     if info is None:
         raise FrameRejectedError(
@@ -144,13 +163,13 @@ def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, r
         camera = camera_from_info(info, rectified=rectified)
     except CameraError as error:
         raise FrameRejectedError(RejectReason.BAD_CAMERA_INFO, str(error)) from error
-    if image_rgb.shape[:2] != (camera.height, camera.width):
+    if size != (camera.width, camera.height):
         raise FrameRejectedError(
             RejectReason.SIZE_MISMATCH,
             f"expected an image of {camera.width}x{camera.height} as its CameraInfo says, "
-            f"got {image_rgb.shape[1]}x{image_rgb.shape[0]}",
+            f"got {size[0]}x{size[1]}",
         )
-    return FrameInput(image_rgb, camera, matched)
+    return camera, matched
 
 
 def camera_frame_of(message: Image | CompressedImage, settings: Settings) -> str:

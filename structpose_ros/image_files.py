@@ -32,6 +32,15 @@ def decoded(data: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(pixels >> 8 if pixels.dtype == np.uint16 else pixels, dtype=np.uint8)
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return the width and height that a file claims to have, without decoding it.
+
+    Raises:
+        ImageFileError: it is no JPEG or PNG, too large or cut off.
+    """
+    return _checked(data)[1]
+
+
 def stored(data: bytes) -> npt.NDArray[np.uint8 | np.uint16]:
     """Return the pixels of a file as they are stored, (H, W) grey or (H, W, 3) BGR, 8 or 16 bits.
 
@@ -40,6 +49,21 @@ def stored(data: bytes) -> npt.NDArray[np.uint8 | np.uint16]:
     Raises:
         ImageFileError: it is no JPEG or PNG, too large, cut off or damaged.
     """
+    kind, size = _checked(data)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise ImageFileError(f"expected a {kind} that OpenCV can read, got a damaged one")
+    if pixels.shape[1::-1] != size:
+        got = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise ImageFileError(f"expected a {kind} of {size[0]}x{size[1]} as its header says, got {got}")
+    return np.asarray(pixels)
+
+
+def _checked(data: bytes) -> tuple[str, tuple[int, int]]:
+    """Return PNG or JPEG, and width and height, of a file that may be decoded; see `size_of`."""
     if data.startswith(_PNG_BEGIN):
         kind, size, is_whole = "PNG", _png_size(data), _png_is_whole(data)
     elif data.startswith(_JPEG_BEGIN):
@@ -56,13 +80,7 @@ def stored(data: bytes) -> npt.NDArray[np.uint8 | np.uint16]:
         raise ImageFileError(f"expected at most {MAX_PIXELS} pixels, got a {kind} of {width}x{height}")
     if not is_whole:
         raise ImageFileError(f"expected a {kind} with its end marker, got one cut off at {len(data)} bytes")
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise ImageFileError(f"expected a {kind} that OpenCV can read, got a damaged one")
-    return np.asarray(pixels)
+    return kind, size
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.image_files import ImageFileError, decoded
+from structpose_ros.image_files import ImageFileError, decoded, size_of
 
 ImageRgb = npt.NDArray[np.uint8]
 Bytes = npt.NDArray[np.uint8]
@@ -209,6 +209,18 @@ def _image_by_cv_bridge(message: ImageMessage) -> ImageRgb:
             f"expected {message.width}x{message.height} pixels of rgb8 from cv_bridge, got {image.shape}"
         )
     return image
+
+
+def compressed_size(message: CompressedImageMessage) -> tuple[int, int]:
+    """Return the width and height that a JPEG or PNG image claims to have, without decoding it.
+
+    Raises:
+        ImageMessageError: it is no JPEG or PNG, too large or cut off.
+    """
+    try:
+        return size_of(bytes(message.data))
+    except ImageFileError as error:
+        raise ImageMessageError(f"{error} (format '{message.format}')") from error
 
 
 def image_rgb_from_compressed(message: CompressedImageMessage) -> ImageRgb:

@@ -26,6 +26,7 @@ from structpose_ros.settings import Settings
 Array = npt.NDArray[np.float64]
 CACHE_TIME = 10.0  # seconds of transforms remembered, also of who gave a frame its parent
 ECHOES = 1000  # transforms of its own that the node knows again when it hears them
+FARTHEST = 1e8  # metres; TF takes more, even infinity, for a place
 SETTLING = 1.0  # seconds of listening until the parents that others give to frames have been heard
 
 
@@ -236,7 +237,10 @@ class Transforms:
         while True:
             try:
                 found = self._buffer.lookup_transform(target, source, at)
-                return target_from_source_of_transform(found.transform)
+                target_from_source = target_from_source_of_transform(found.transform)
+                if not np.abs(target_from_source).max() < FARTHEST:  # NaN and infinity are not
+                    raise tf2_ros.LookupException(f"a translation of {target_from_source[:3, 3].tolist()} m")
+                return target_from_source
             except tf2_ros.ExtrapolationException:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, resize_image
@@ -204,9 +204,30 @@ def test_opencv_sees_the_rays_of_any_lens_at_their_pixels(
     if model != "equidistant":
         distortion = (*distortion[:2], tangential, -tangential / 2, *distortion[4:])
     camera = Camera(640, 480, focal, 1.01 * focal, 318.2, 241.7, model, distortion)
+    assume(camera.reach() >= 0.25)  # of others the CameraInfo is refused
     pixels = np.vstack([grid_of(), [[318.0, 242.0]]])
     reached = assert_opencv_sees_the_rays_at(camera, pixels)
     assert reached[-1], "the axis is in reach of every lens"
+
+
+@pytest.mark.parametrize(("k1", "is_refused"), [(-0.3, False), (-1.2, False), (-6.0, True)])
+def test_a_lens_that_misses_most_of_the_image_is_no_calibration(k1: float, is_refused: bool) -> None:
+    """It ends where r (1 + k1 r^2) is largest, at 2/3 sqrt(1 / -3 k1): a circle in the image."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
+    from ros_helpers import camera_info_message
+
+    from structpose_ros.camera_info import camera_from_info
+
+    camera = Camera(640, 480, 520.0, 520.0, 319.5, 239.5, distortion=(k1, 0.0, 0.0, 0.0))
+    radius = 520.0 * 2 / 3 * math.sqrt(1 / (-3 * k1))
+    pixels = np.stack(np.meshgrid(np.arange(640.0), np.arange(480.0)), axis=-1)
+    inside = np.linalg.norm(pixels - [319.5, 239.5], axis=-1) < radius
+    assert camera.reach() == pytest.approx(inside.mean(), abs=0.02)
+    if not is_refused:
+        assert camera_from_info(camera_info_message(camera)) == camera
+    else:
+        with pytest.raises(CameraError, match="expected a lens that reaches at least 25% of the image, got"):
+            camera_from_info(camera_info_message(camera))
 
 
 def test_beyond_a_fold_there_is_no_ray_and_no_pixel() -> None:

@@ -236,3 +236,17 @@ def test_what_was_forgotten_is_not_sent_again(make: Make) -> None:
         sent.clear()
         made.send_map_to_odom()
         assert not sent
+
+
+@pytest.mark.parametrize("far", [float("inf"), -float("inf"), 1e200])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_place_that_is_none_is_not_used(make: Make, far: float) -> None:
+    """TF refuses NaN, but takes infinity: no pose may be made of it."""
+    made, _ = make(tf__mode="map_to_odom")
+    nowhere = transform(np.eye(3), [1.0, far, 3.0])
+    made._buffer.set_transform_static(tf_message("base_link", CAMERA, nowhere), "")
+    made._buffer.set_transform(tf_message("odom", "base_link", HERE, AT), "")
+    with pytest.raises(TransformError, match="expected a transform from 'base_link' to 'camera'") as missing:
+        made.camera_from_base(CAMERA, stamp(AT))
+    assert missing.value.reason == "no_base_transform"
+    assert made.odom_from_camera(CAMERA, stamp(AT)) is None
