@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
+from statistics import median
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -19,7 +21,9 @@ from structpose_ros.advice import NODE
 
 WINDOW = 300  # frames that the latency percentiles look back on
 RATE_WINDOW = 5.0  # seconds that the rates look back on
-IMAGE_TIMEOUT = 2.0  # seconds without an image that are worth a warning
+SILENCE, SILENT_PERIODS = 0.8, 3.0  # seconds, and periods of the camera, without an image: worth a warning
+PERIOD_IMAGES = 10  # the last ones, whose median distance in time is the camera's period
+UNKNOWN_PERIOD = 1.0  # seconds, taken for it before there are two
 COUNTS = ("received", "processed", "accepted", "rejected", "dropped", "skipped")
 
 
@@ -59,6 +63,11 @@ class _Rate:
         recent = [at for at in self._times if at > since]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
+    def period(self) -> float:
+        """Seconds from one to the next, the median of the last ones."""
+        recent = list(self._times)[-PERIOD_IMAGES:]
+        return median(after - before for before, after in pairwise(recent)) if recent[1:] else UNKNOWN_PERIOD
+
 
 class Health:
     """What happened so far. Thread-safe: the callbacks and the worker write, diagnostics reads.
@@ -70,7 +79,7 @@ class Health:
         self._lock = threading.Lock()
         self._image_topic = image_topic
         self._image_hint = image_hint
-        self._values = dict.fromkeys(("model_path", "model_sha256", "provider"), "")
+        self._values = dict.fromkeys(("model_path", "model_sha256", "model_file", "provider"), "")
         self._values["camera_info"] = "none yet"
         self._lifecycle = "unconfigured"
         self._since = time.monotonic()
@@ -149,10 +158,10 @@ class Health:
             self._last_reject = (reason, detail)
             self._time(stage_ms)
 
-    def condition(self) -> Condition:
-        """Return how the node is now."""
+    def condition(self, *, hint: bool = True) -> Condition:
+        """Return how the node is now; without `hint` its line is shorter, and costs next to nothing."""
         with self._lock:
-            return self._condition()
+            return self._condition(hint)
 
     def report(self) -> tuple[Condition, dict[str, str]]:
         """Return how the node is now, and everything known, as diagnostics' keys and values."""
@@ -166,7 +175,7 @@ class Health:
                 values[f"latency_{stage}_ms"] = f"p50={p50:.2f} p95={p95:.2f} p99={p99:.2f}"
             age = "" if self._pose_at is None else f"{time.monotonic() - self._pose_at:.2f}"
             values["last_pose_age_s"] = age
-            return self._condition(), values | self._values
+            return self._condition(hint=True), values | self._values
 
     def _processed(self, verdict: str, condition: Condition) -> None:
         self._counts["processed"] += 1
@@ -177,7 +186,7 @@ class Health:
         for stage, milliseconds in stage_ms.items():
             self._latencies.setdefault(stage, deque(maxlen=WINDOW)).append(milliseconds)
 
-    def _condition(self) -> Condition:
+    def _condition(self, hint: bool) -> Condition:
         if self._fault is not None:
             return self._fault
         if self._lifecycle == "configuring":
@@ -190,14 +199,16 @@ class Health:
         last = self._last_frame or Condition(Level.OK, "first_image", "working on the first image")
         # Between two requests the last frame counts for nothing, but for an error.
         resting = None if last.level is Level.ERROR else self._idle
-        return self._silence() or resting or last
+        return self._silence(hint) or resting or last
 
-    def _silence(self) -> Condition | None:
+    def _silence(self, with_hint: bool) -> Condition | None:
         silence = None if self._image_at is None else time.monotonic() - self._image_at
-        if silence is not None and silence <= IMAGE_TIMEOUT:
+        if silence is not None and (
+            silence <= SILENCE or silence <= SILENT_PERIODS * self._rates["image"].period()
+        ):
             return None
         since = "none yet" if silence is None else f"none for {silence:.1f} s"
-        hint = self._image_hint()
+        hint = self._image_hint() if with_hint else ""
         line = f"expected images on {self._image_topic}, got {since}{': ' if hint else ''}{hint}"
         return Condition.of(Level.WARN, "no_image", line)
 
@@ -238,6 +249,6 @@ class DiagnosticsPublisher:
 
     def publish_if_changed(self) -> None:
         """Publish if the level or the reason is another than the one last shown."""
-        condition = self._health.condition()
+        condition = self._health.condition(hint=False)
         if (condition.level, condition.reason) != self._shown:
             self.publish()

@@ -171,6 +171,8 @@ class Localization:
 
     def _check_stamp(self, message: ImageMessage) -> None:
         now, max_age = self._clock.now().nanoseconds, self.settings.input_max_age
+        age = 1e-9 * (now - nanoseconds_from_stamp(message.header.stamp))
+        self._health.note("image_age_s", f"{age:.3f}")
         try:
             self._order.check(message.header.stamp, now, max_age)
         except TimeWentBackError as back:

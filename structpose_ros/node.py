@@ -25,6 +25,7 @@ from structpose_ros.gate import Prior
 from structpose_ros.image_topic import CAMERA_INFO_QOS, IMAGE_QOS, ImageTopic
 from structpose_ros.localization import Arrival, ImageMessage, Localization
 from structpose_ros.messages import prior_from_message
+from structpose_ros.model_file_watch import AS_LOADED, ModelFileWatch
 from structpose_ros.model_loading import LoadingError, ModelLoading
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.outputs import Outputs
@@ -43,7 +44,7 @@ from structpose_ros.worker import NewestWorker
 
 NODE_NAME = "structpose_relocalizer"
 DIAGNOSTICS_PERIOD = 1.0
-EXPIRY_PERIOD = 0.05  # seconds between two looks at the clock, for LOST and for triggers without an answer
+EXPIRY_PERIOD = 0.05  # seconds between two looks at the clock: LOST, no image, triggers without an answer
 
 
 class StructposeRelocalizer(LifecycleNode):
@@ -78,6 +79,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._enabled = True
         self._taken_until = 0.0
         self._loading: ModelLoading | None = None
+        self._model_file: ModelFileWatch | None = None
         self._relocalizer: Relocalizer | None = None
         self._localization: Localization | None = None
         self._worker: NewestWorker[Arrival] | None = None
@@ -102,7 +104,7 @@ class StructposeRelocalizer(LifecycleNode):
         """The node's own clock may be a simulation's and stand still; what must go on has a steady one."""
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         own, sending = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
-        self.create_timer(DIAGNOSTICS_PERIOD, self._diagnostics.publish, callback_group=own, clock=steady)
+        self.create_timer(DIAGNOSTICS_PERIOD, self._report, callback_group=own, clock=steady)
         self.create_timer(EXPIRY_PERIOD, self._expire, callback_group=own, clock=steady)
         if self.settings.tf_mode == "map_to_odom":
             period = 1.0 / self.settings.tf_rate
@@ -123,6 +125,7 @@ class StructposeRelocalizer(LifecycleNode):
         """Load the model and run it once. On failure the node stays unconfigured and says why."""
         self._enter("configuring")
         settings = self.settings
+        model_file = ModelFileWatch(settings.model_path)  # as it is before it is read
         self._loading = ModelLoading(
             settings.model_path,
             settings.model_sha256,
@@ -142,6 +145,8 @@ class StructposeRelocalizer(LifecycleNode):
             self._loading = None
         self._interrupted.wait(self._transforms.unsettled)
         self._note_model(network)
+        self._model_file = model_file
+        self._note_model_file(model_file)
         return self._enter("inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -165,7 +170,8 @@ class StructposeRelocalizer(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give the model back."""
-        self._relocalizer = None
+        self._relocalizer = self._model_file = None
+        self._health.note("model_file", "")
         return self._enter("unconfigured")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -271,6 +277,19 @@ class StructposeRelocalizer(LifecycleNode):
         self._health.note("model_sha256", network.sha256)
         self._health.note("provider", network.provider)
         self.get_logger().info(f"model '{name}' from {network.path}, running on {network.provider}")
+
+    def _report(self) -> None:
+        """Publish diagnostics, whether or not anything changed."""
+        model_file = self._model_file
+        if model_file is not None:
+            self._note_model_file(model_file)
+        self._diagnostics.publish()
+
+    def _note_model_file(self, model_file: ModelFileWatch) -> None:
+        state = model_file.state()
+        self._health.note("model_file", state)
+        if state != AS_LOADED:
+            self._log.problem("model_file", f"model file {self.settings.model_path}: {state}")
 
     # Input: the callbacks only hand over, so that the newest image is always known.
 
@@ -386,7 +405,7 @@ class StructposeRelocalizer(LifecycleNode):
     # State.
 
     def _expire(self) -> None:
-        """LOST when no pose came for too long; requests end at their deadline."""
+        """What comes by time alone: LOST without a pose, no image, the deadlines of requests."""
         self._triggers.waiting()
         before = self._tracker.state
         state = self._tracker.expire(1e-9 * self.get_clock().now().nanoseconds)
@@ -395,10 +414,12 @@ class StructposeRelocalizer(LifecycleNode):
             self._log.event(f"LOST: no pose for {self.settings.lost_timeout:g} s; {reason}")
             self._show_state()
             self._diagnostics.publish()
+        self._diagnostics.publish_if_changed()
 
     def _forget(self, why: str, *, time_went_back: bool = True) -> None:
         """Begin anew: SEARCHING, without poses and path; without transforms too, if time went back."""
         self._log.event(f"forgetting where the robot is: {why}")
+        self._health.note("last_reset", why)
         self._tracker.reset()
         self._pictures.forget()
         if time_went_back:

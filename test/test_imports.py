@@ -39,6 +39,7 @@ CORE = {
     "tracking",
     "triggers",
     "advice",
+    "model_file_watch",
     "worker",
 }
 NODE = {
@@ -65,6 +66,7 @@ CORE_IMPORTS = {
     "geometry": set(),
     "camera": set(),
     "worker": set(),
+    "model_file_watch": set(),
     "advice": set(),
     "covariance": {"geometry"},
     "tracking": {"geometry"},

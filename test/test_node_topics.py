@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -361,11 +362,14 @@ def test_diagnostics_have_all_they_promise(robot: Bench, model: Path) -> None:
         "provider": "cpu",
         "model_path": str(model),
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "model_file": "as loaded",
         "camera_info": "matched by stamp",
         "confidence": "1.000",
     }
     assert {key: values[key] for key in fixed} == fixed
     assert 0.0 <= float(values["last_pose_age_s"]) < 5.0
+    age = time.time() - 1e-9 * robot.next_stamp()
+    assert float(values["image_age_s"]) == pytest.approx(age, abs=60.0)
     for rate in ("image_rate_hz", "camera_info_rate_hz", "pose_rate_hz"):
         assert float(values[rate]) > 0.1
     for stage in ("wait", "read", "preprocess", "network", "align", "confirm", "publish", "total"):
