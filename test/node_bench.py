@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -164,15 +164,18 @@ class Bench(Peer):
         return {key.removeprefix("frames_"): int(value) for key, value in values if key.startswith("frames_")}
 
 
+AnyBench = TypeVar("AnyBench", bound=Bench)
+
+
 @contextmanager
-def bench(folder: Path, namespace: str = "") -> Iterator[Bench]:
+def bench(folder: Path, namespace: str = "", kind: type[AnyBench] = Bench) -> Iterator[AnyBench]:
     """A bench in a domain of its own, on this machine only; its nodes end with it, without a traceback."""
     domain = next_domain()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         environment.setenv("ROS_DOMAIN_ID", str(domain))
         with ros_context(domain) as context:
-            made = Bench(context, domain, folder, namespace)
+            made = kind(context, domain, folder, namespace)
             try:
                 yield made
             finally:
