@@ -5,6 +5,7 @@ PYTHON ?= python3
 # small CPU build add PyTorch's own index: make test TORCH='torch==2.13.0 --index-url <the CPU index from pytorch.org>'
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+FUZZ_CASES ?= 10000
 
 VENV_PYTHON := .venv/bin/python
 LINTED := structpose_ros test benchmarks tools launch setup.py
@@ -17,7 +18,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench demo-model docs venv venv-test lint format lock clean distclean check-python
+.PHONY: help demo test faults bench demo-model docs venv venv-test lint format lock clean distclean check-python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ demo: venv ## play the demo room as a ROS 2 camera into the node; report in out/
 # A worker that crashes ends the run: with loadgroup, pytest-xdist would wait for ever for its tests.
 test: lint ## lint, type check and the whole test suite
 	@$(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --max-worker-restart=0 $(PYTEST_ARGS)
+
+faults: venv-test ## the long run of the fault tests: FUZZ_CASES=10000 frames that no camera should send
+	@FUZZ_CASES=$(FUZZ_CASES) $(VENV_PYTHON) -m pytest test/faults -rA $(PYTEST_ARGS)
 
 bench: venv-test ## the benchmarks; figures in out/bench
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.exceptions import InvalidHandle
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -30,7 +31,7 @@ def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = 
     """
     stopping = set_by_signals()
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        _init(name, args)
         node = make_node()
     except ParameterError as error:
         get_logger(name).fatal(str(error))
@@ -41,6 +42,20 @@ def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = 
     _spin(node, stopping)
     _leave_unfinished_threads()
     return 0
+
+
+def _init(name: str, args: list[str] | None) -> None:
+    """Init rclpy; where log files can't be written, on a read-only root for instance, without them."""
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RCLError as error:
+        if "log directory" not in str(error):
+            raise
+        rclpy.try_shutdown()  # makes way for a new context
+        given = [*(sys.argv if args is None else args), "--ros-args", "--disable-external-lib-logs"]
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+        advice = "expected a folder for log files that can be written (ROS_LOG_DIR)"
+        get_logger(name).warning(f"no log files, only this output: {advice}, got: {one_line(error)}")
 
 
 class Stopping:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,15 +90,31 @@ def ros_context(domain: int) -> Iterator[Context]:
 
 
 class NodeProcess:
-    """The relocalizer as a process of its own; `arguments` are further ROS arguments, as -r and a remap."""
+    """The relocalizer as a process of its own; `arguments` are further ROS arguments, as -r and a remap.
 
-    def __init__(self, domain: int, log: Path, *arguments: str, **parameters: object) -> None:
+    `environment` is added to this process' own, `before` is called in the new process before it begins.
+    """
+
+    def __init__(
+        self,
+        domain: int,
+        log: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+        **parameters: object,
+    ) -> None:
         given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
         command = [sys.executable, "-m", "structpose_ros.node", "--ros-args", *given, *arguments]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": _python_path()}
         self._log = log
         with log.open("w") as output:
-            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command,
+                env={**child_environment(domain), **(environment or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=before,  # noqa: PLW1509  # it sets limits and takes no lock
+            )
 
     @property
     def log(self) -> str:
@@ -118,8 +134,10 @@ class NodeProcess:
             self.process.wait(DEADLINE)
 
 
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+def child_environment(domain: int) -> dict[str, str]:
+    """The environment of a process that takes part in a domain and imports this package."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": path}
 
 
 class Peer:

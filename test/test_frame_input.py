@@ -1,4 +1,4 @@
-"""What a frame needs before the network sees it, without DDS: stamps, and sizes before anything is decoded."""
+"""What a frame needs before the network sees it, without DDS: stamps, and sizes before decoding."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,14 @@ from builtin_interfaces.msg import Time
 from model_files import TRAINING_CAMERA, View, write_model_of_views
 from node_bench import Bench, bench, error_of, picture
 from node_rig import MAP_FROM_CAMERA
-from ros_helpers import CAMERA_FRAME, DEADLINE, camera_info_message, image_message, nanoseconds
+from ros_helpers import (
+    CAMERA_FRAME,
+    DEADLINE,
+    camera_info_message,
+    child_environment,
+    image_message,
+    nanoseconds,
+)
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from structpose_ros.advice import FRAMES
@@ -46,6 +55,7 @@ class FaultBench(Bench):
         super().__init__(*arguments)
         self.resent = 0
         self.posed: set[int] = set()
+        self.others: list[subprocess.Popen[bytes]] = []
 
     def answer_to(
         self, image: Image | CompressedImage, info: CameraInfo | None, at: tuple[int, int] | None = None
@@ -87,31 +97,54 @@ class FaultBench(Bench):
         until = time.monotonic() + DEADLINE
         while (answer := self.answer_to(good_image(self.transport), good_info())).reason:
             assert time.monotonic() < until, f"no pose of a good frame: {answer.reason}"
+        self.wait(lambda: self.diagnostics, "diagnostics")
         return answer.error
 
     def count(self, name: str) -> int:
         """A count of frames in the last diagnostics."""
         return int(self.values().get(f"frames_{name}", 0))
 
+    def other_side(self, role: str) -> subprocess.Popen[bytes]:
+        """Start a `camera` or a `reader` as a process of its own; it ends with the bench."""
+        command = [sys.executable, str(Path(__file__).with_name("other_side.py")), role]
+        self.others.append(subprocess.Popen(command, env=child_environment(self.domain)))
+        return self.others[-1]
+
+    def end_others(self) -> None:
+        """Make sure that the processes of the other side are gone."""
+        for process in self.others:
+            process.kill()
+            process.wait(DEADLINE)
+
     def alive(self) -> None:
         """Fail if a node has ended."""
         for process in self.processes:
             assert process.process.poll() is None, f"the node ended: {process.log[-3000:]}"
 
-    def visible(self, happened: Callable[[], Any], what: str) -> float:
-        """Wait until diagnostics show a fault that begins now; return after how many seconds they did."""
+    def visible(self, happened: Callable[[], Any], what: str, *, sending: bool = False) -> None:
+        """Wait until diagnostics show a fault that begins now; meanwhile good frames are sent, or nothing."""
         began = time.monotonic()
-        self.wait(happened, f"{what} in diagnostics", VISIBLE + DELIVERY)
+        if sending:
+            self.send_until(happened, what, good_image(self.transport), good_info())
+        else:
+            self.wait(happened, f"{what} in diagnostics", VISIBLE + DELIVERY)
+        self.shown_since(began, what)
+
+    def shown_since(self, began: float, what: str) -> None:
+        """Note that diagnostics show now what began then, by time.monotonic(): in time, or fail."""
         taken = time.monotonic() - began
-        print(f"{what}: in diagnostics after {taken:.2f} s")
-        return taken
+        print(f"{what}: in diagnostics after {taken:.3f} s")
+        assert taken < VISIBLE + DELIVERY, what
 
 
 @contextmanager
 def fault_bench(folder: Path) -> Iterator[FaultBench]:
     """A bench; at its end no node has printed a traceback or an error of its own making."""
     with bench(folder, kind=FaultBench) as made:
-        yield made
+        try:
+            yield made
+        finally:
+            made.end_others()
     for process in made.processes:
         log = process.log
         assert not any(trouble in log for trouble in TROUBLES), log[-5000:]
