@@ -6,6 +6,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 FUZZ_CASES ?= 10000
+SOAK_MINUTES ?= 60
 
 VENV_PYTHON := .venv/bin/python
 LINTED := structpose_ros test benchmarks tools launch setup.py
@@ -18,7 +19,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench demo-model docs venv venv-test lint format lock clean distclean check-python
+.PHONY: help demo test faults bench soak demo-model docs venv venv-test lint format lock clean distclean check-python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ faults: venv-test ## the long run of the fault tests: FUZZ_CASES=10000 frames th
 bench: venv-test ## the benchmarks; figures in out/bench
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \
 		$(VENV_PYTHON) -m benchmarks.run --out out/bench
+
+soak: venv-test ## the node for SOAK_MINUTES=60 at 30 Hz, with faults; memory, threads, handles, poses in out/soak
+	@$(VENV_PYTHON) -m benchmarks.soak --out out/soak --minutes $(SOAK_MINUTES)
 
 DEMO_MODEL := out/demo_model
 
