@@ -31,6 +31,7 @@ from structpose_ros.camera import Camera
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 20.0  # seconds; only a failing test waits this long
+END = 5.0  # seconds in which a node that is asked to end does
 RESEND = (
     0.25  # seconds until an unanswered image is sent again: a best-effort reader may not have matched yet
 )
@@ -128,10 +129,14 @@ class NodeProcess:
         return self.process.wait(DEADLINE)
 
     def end(self) -> None:
-        """Make sure that it is gone."""
+        """Make sure that it is gone. Asked first: who is killed leaves shared memory behind, and DDS a ghost."""
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(DEADLINE)
+            self.process.terminate()
+            try:
+                self.process.wait(END)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(DEADLINE)
 
 
 def child_environment(domain: int) -> dict[str, str]:
