@@ -158,10 +158,16 @@ class Health:
             self._last_reject = (reason, detail)
             self._time(stage_ms)
 
-    def condition(self, *, hint: bool = True) -> Condition:
-        """Return how the node is now; without `hint` its line is shorter, and costs next to nothing."""
+    def condition(self) -> Condition:
+        """Return how the node is now."""
         with self._lock:
-            return self._condition(hint)
+            return self._condition(hint=True)
+
+    def key(self) -> tuple[Level, str, str]:
+        """Return level, reason and state, which diagnostics show at once when one changes; costs little."""
+        with self._lock:
+            condition = self._condition(hint=False)
+            return condition.level, condition.reason, self._values.get("state", "")
 
     def report(self) -> tuple[Condition, dict[str, str]]:
         """Return how the node is now, and everything known, as diagnostics' keys and values."""
@@ -186,7 +192,7 @@ class Health:
         for stage, milliseconds in stage_ms.items():
             self._latencies.setdefault(stage, deque(maxlen=WINDOW)).append(milliseconds)
 
-    def _condition(self, hint: bool) -> Condition:
+    def _condition(self, *, hint: bool) -> Condition:
         if self._fault is not None:
             return self._fault
         if self._lifecycle == "configuring":
@@ -236,19 +242,18 @@ class DiagnosticsPublisher:
         self._health = health
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._lock = threading.Lock()
-        self._shown: tuple[Level, str] | None = None
+        self._shown: tuple[Level, str, str] | None = None
 
     def publish(self) -> None:
         """Publish now."""
         with self._lock:
             condition, values = self._health.report()
-            self._shown = (condition.level, condition.reason)
+            self._shown = (condition.level, condition.reason, values.get("state", ""))
             stamp = self._node.get_clock().now().to_msg()
             name = self._node.get_fully_qualified_name()
             self._publisher.publish(diagnostic_array(name, stamp, condition, values))
 
     def publish_if_changed(self) -> None:
-        """Publish if the level or the reason is another than the one last shown."""
-        condition = self._health.condition(hint=False)
-        if (condition.level, condition.reason) != self._shown:
+        """Publish if level, reason or state is another than the one last shown."""
+        if self._health.key() != self._shown:
             self.publish()

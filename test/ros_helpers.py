@@ -129,7 +129,7 @@ class NodeProcess:
         return self.process.wait(DEADLINE)
 
     def end(self) -> None:
-        """Make sure that it is gone. Asked first: who is killed leaves shared memory behind, and DDS a ghost."""
+        """Make sure that it is gone; who is killed, not asked, leaves shared memory and a ghost in DDS."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
