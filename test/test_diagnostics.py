@@ -1,0 +1,84 @@
+"""The node's health by the clock, without DDS: when a camera is silent, what is worth saying at once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
+
+from structpose_ros.diagnostics import Health, Level
+
+
+class Clock:
+    """A clock that stands still until it is set on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
+
+
+@pytest.fixture
+def health() -> Health:
+    """Of an active node that asks what may be wrong while no image comes."""
+    made = Health("image", lambda: "is the camera on?")
+    made.enter("active")
+    return made
+
+
+@pytest.mark.parametrize(("period", "silent_after"), [(1 / 30, 0.8), (0.2, 0.8), (1.0, 3.0), (5.0, 15.0)])
+def test_a_camera_is_silent_by_its_own_measure(
+    health: Health, clock: Clock, period: float, silent_after: float
+) -> None:
+    """0.8 seconds or three periods, whichever is longer; a gap that ended changes nothing."""
+    for number in range(20):
+        clock.now += 60.0 if number == 14 else period
+        health.received()
+        assert health.condition().reason == "first_image"
+    clock.now += silent_after - 0.01
+    assert health.condition().reason == "first_image"
+    clock.now += 0.02
+    condition = health.condition()
+    assert (condition.level, condition.reason) == (Level.WARN, "no_image")
+    assert condition.message.endswith(f"got none for {silent_after + 0.01:.1f} s: is the camera on?")
+
+
+def test_one_image_is_not_a_camera_yet(health: Health, clock: Clock) -> None:
+    """Its period isn't known: a second is taken for it."""
+    health.received()
+    clock.now += 2.9
+    assert health.condition().reason == "first_image"
+    clock.now += 0.2
+    assert health.condition().reason == "no_image"
+
+
+def test_what_is_worth_saying_at_once(health: Health, clock: Clock) -> None:
+    """Level, reason and state; to ask for them asks nobody what may be wrong."""
+    health = Health("image", lambda: pytest.fail("asked"))
+    health.enter("active")
+    keys = [health.key()]
+    health.received()
+    keys.append(health.key())
+    health.note("state", "LOCALIZED")
+    keys.append(health.key())
+    health.rejected("bad_image", "expected an image, got none", Level.ERROR, {})
+    keys.append(health.key())
+    assert keys == [
+        (Level.WARN, "no_image", ""),
+        (Level.OK, "first_image", ""),
+        (Level.OK, "first_image", "LOCALIZED"),
+        (Level.ERROR, "bad_image", "LOCALIZED"),
+    ]
+    health.note("confidence", "0.9")
+    clock.now += 0.5
+    assert health.key() == keys[-1]
