@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 FUZZ_CASES ?= 10000
 SOAK_MINUTES ?= 60
+# Lines and branches of the core that the whole suite must run; a part of it (PYTEST_ARGS) runs without measuring.
+COVERAGE := $(if $(strip $(PYTEST_ARGS)),,--cov --cov-fail-under=95)
 
 VENV_PYTHON := .venv/bin/python
 LINTED := structpose_ros test benchmarks tools launch setup.py
@@ -31,7 +33,7 @@ demo: venv ## play the demo room as a ROS 2 camera into the node; report in out/
 
 # A worker that crashes ends the run: with loadgroup, pytest-xdist would wait for ever for its tests.
 test: lint ## lint, type check and the whole test suite
-	@$(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --max-worker-restart=0 $(PYTEST_ARGS)
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --max-worker-restart=0 $(COVERAGE) $(PYTEST_ARGS)
 
 faults: venv-test ## the long run of the fault tests: FUZZ_CASES=10000 frames that no camera should send
 	@FUZZ_CASES=$(FUZZ_CASES) $(VENV_PYTHON) -m pytest test/faults -rA $(PYTEST_ARGS)

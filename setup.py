@@ -36,7 +36,7 @@ TEST = ["pytest>=7.4", "hypothesis>=6.90"]
 DEV = [
     *TEST,
     *COMPARE,
-    *COMPARE,
+    "pytest-cov>=5",
     "pytest-xdist>=3.5",
     "ruff",
     "mypy>=1.8",

@@ -6,9 +6,11 @@ import ast
 import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
+import coverage
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +153,15 @@ def own_imports(path: Path) -> set[str]:
 def test_every_module_of_core_and_node_exists() -> None:
     """A renamed file must not slip out of these rules."""
     assert {module_of(path) for path in FILES} >= CORE | NODE
+
+
+def test_coverage_is_measured_of_the_core_alone() -> None:
+    """A module that moves from the node to the core, or is new, must not slip out of the measurement."""
+    omitted = coverage.Coverage(config_file=ROOT / "pyproject.toml").get_option("run:omit")
+    assert isinstance(omitted, list)
+    top = {module_of(path).partition(".")[0] for path in FILES}
+    measured = {name for name in top if not any(fnmatch(f"{PACKAGE}/{name}.py", line) for line in omitted)}
+    assert {name for name in measured if f"{PACKAGE}/{name}/*" not in omitted} == CORE | {""}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
