@@ -41,17 +41,17 @@ def size_of(data: bytes) -> tuple[int, int]:
     return _checked(data)[1]
 
 
-def stored(data: bytes) -> npt.NDArray[np.uint8 | np.uint16]:
+def stored(data: bytes, flags: int = _AS_STORED) -> npt.NDArray[np.uint8 | np.uint16]:
     """Return the pixels of a file as they are stored, (H, W) grey or (H, W, 3) BGR, 8 or 16 bits.
 
-    Alpha is left out, an orientation in EXIF not applied.
+    Alpha is left out, an orientation in EXIF not applied. `flags`: of `cv2.imdecode`, for other ways.
 
     Raises:
         ImageFileError: it is no JPEG or PNG, too large, cut off or damaged.
     """
     kind, size = _checked(data)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         pixels = None
     if pixels is None:

@@ -14,6 +14,9 @@ from recordings import colors, pose
 from structpose_ros.geometry import pose_error, transform_points, unproject
 from structpose_ros.training.frames import Frame, open_recording
 
+# How a message begins of an image that was cut off somewhere: at its head, or before its end.
+CUT_OFF = "expected (a JPEG|a PNG|an image of at least 1x1)"
+
 
 def drive(seconds: float) -> np.ndarray:
     """Return map_from_camera after some time: straight on at 0.3 m/s, turning at 40 deg/s."""

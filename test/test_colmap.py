@@ -383,7 +383,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         RecordingError,
         match=r"3 of 4 .*000.png: expected an image, got nothing; .*001.png: expected "
-        r"an image, .*002.png: expected 64x48 as its camera says, got 640x480",
+        r"a JPEG or PNG file, .*002.png: expected 64x48 as its camera says, got 640x480",
     ):
         import_colmap(room.root, tmp_path / "out", OPTIONS)
     assert not (tmp_path / "out" / "camera.yaml").exists()

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from import_helpers import contents, drive, expect_resumed_after_full_disk, read_all
+from import_helpers import CUT_OFF, contents, drive, expect_resumed_after_full_disk, read_all
 from recordings import CAMERA, millimetres, render, write_sevenscenes
 
 from structpose_ros.camera import Camera
@@ -447,16 +448,13 @@ def encoded(ending: str) -> bytes:
 def test_images_cut_off_anywhere_are_refused(tmp_path: Path, ending: str, share: float) -> None:
     whole = encoded(ending)
     part = whole[: int(share * len(whole))]
-    assert decode_image(part, cv2.IMREAD_COLOR) is None
-    with pytest.raises(
-        RecordingError, match=r"topic: expected an image, got \d+ bytes that can't be decoded"
-    ):
+    with pytest.raises(RecordingError, match=f"^topic: {CUT_OFF}"):
         decode_color(part, "topic")
     for name in ("a.jpg", "a.png"):  # whatever it is called
         (tmp_path / name).write_bytes(part)
-        with pytest.raises(RecordingError, match=f"{name}: expected an image, got"):
+        with pytest.raises(RecordingError, match=f"{name}: {CUT_OFF}"):
             read_color(tmp_path / name)
-        with pytest.raises(RecordingError, match=f"{name}: expected an image, got"):
+        with pytest.raises(RecordingError, match=f"{name}: {CUT_OFF}"):
             read_color_file(tmp_path / name)
 
 
@@ -464,7 +462,12 @@ def test_a_header_that_speaks_of_too_many_pixels() -> None:
     png = bytearray(encoded(".png"))
     png[16:24] = (70000).to_bytes(4, "big") * 2
     png[29:33] = zlib.crc32(bytes(png[12:29])).to_bytes(4, "big")
-    assert decode_image(bytes(png), cv2.IMREAD_COLOR) is None
+    never = mock.patch.object(cv2, "imdecode", side_effect=AssertionError("decoded"))
+    with (
+        never,
+        pytest.raises(RecordingError, match="a: expected at most 100000000 pixels, got a PNG of 70000x"),
+    ):
+        decode_image(bytes(png), cv2.IMREAD_COLOR, "a")
 
 
 def test_jpegs_keep_their_bytes(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_bad_images(tmp_path: Path) -> None:
         run(tmp_path / "drive", tmp_path / "out")
     for message in (
         f"{depths[0]}: expected 64x48 as its camera says, got 32x24",
-        f"{images[1]}: expected an image, got ",
+        f"{images[1]}: expected a PNG with its end marker, got one cut off at ",
         f"{images[2]}: expected an image, got nothing",
         f"{depths[3]}: expected one channel of uint16 mm, got uint8",
     ):

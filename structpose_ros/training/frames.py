@@ -25,13 +25,15 @@ import yaml
 
 from structpose_ros.camera import Camera, CameraError
 from structpose_ros.geometry import rigid_from_matrix
+from structpose_ros.image_files import ImageFileError, stored
 
 STAMPS = "stamps.txt"
 SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
-JPEG_START = b"\xff\xd8"
 NOTHING_SEEN_MM = 65535  # invalid beside 0, though it passes for 65.5 m
 JPEG_START = b"\xff\xd8"
-_FRAME_NAME = re.compile(r"frame-(\d+)\.(color\.jpg|color\.png|depth\.png|pose\.txt)$")
+# What a YAML file of another shape meets when its fields are taken, or one that is nested too deep.
+MALFORMED = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError)
+_FRAME_NAME = re.compile(r"frame-(\d{1,18})\.(color\.jpg|color\.png|depth\.png|pose\.txt)$")
 
 
 class RecordingError(ValueError):
@@ -149,9 +151,9 @@ def read_split(root: Path, split: str) -> list[str]:
         raise RecordingError(f"expected {path.name} in {root} for split '{split}', got nothing")
     sequences = []
     for line in path.read_text(errors="replace").split():
-        number = re.fullmatch(r"(?:sequence|seq-)(\d+)", line)
+        number = re.fullmatch(r"(?:sequence|seq-)(\d{1,9})", line)
         if number is None:
-            raise RecordingError(f"expected lines like 'sequence1' in {path}, got '{line}'")
+            raise RecordingError(f"expected lines like 'sequence1' in {path}, got '{line[:80]}'")
         sequences.append(f"seq-{int(number.group(1)):02d}")
     return list(dict.fromkeys(sequences))  # a sequence named twice is read once
 
@@ -185,25 +187,17 @@ def list_sequence(
 
 def read_color(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB."""
-    image = _decode(path, cv2.IMREAD_COLOR, "an image")
+    image = decode_image(read_bytes(path, "an image"), cv2.IMREAD_COLOR, str(path))
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def read_depth(path: Path) -> npt.NDArray[np.uint16]:
     """Return a depth file as (H, W) uint16 millimetres in which 0, and nothing else, is invalid."""
-    depth = _decode(path, cv2.IMREAD_UNCHANGED, "a depth image")
+    depth = decode_image(read_bytes(path, "a depth image"), cv2.IMREAD_UNCHANGED, str(path))
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise RecordingError(f"{path}: expected one channel of uint16 mm, got {depth.dtype} {depth.shape}")
     depth[depth == NOTHING_SEEN_MM] = 0
     return depth
-
-
-def _decode(path: Path, flags: int, expected: str) -> npt.NDArray[Any]:
-    content = read_bytes(path, expected)
-    image = decode_image(content, flags)
-    if image is None:
-        raise RecordingError(f"{path}: expected {expected}, got an unreadable file of {len(content)} bytes")
-    return image
 
 
 def read_bytes(path: Path, expected: str) -> bytes:
@@ -220,22 +214,19 @@ def read_bytes(path: Path, expected: str) -> bytes:
         raise RecordingError(f"{path}: expected {expected}, got: {error.strerror}") from error
 
 
-def decode_image(content: bytes, flags: int) -> npt.NDArray[Any] | None:
-    """Return an encoded image as `cv2.imdecode` does, None where it is damaged or cut off.
+def decode_image(content: bytes, flags: int, source: str) -> npt.NDArray[Any]:
+    """Return a JPEG or PNG file as `cv2.imdecode` does with these flags; `source` is its name in messages.
 
     Its pixels are given as they are stored, which is what the camera's intrinsics are for: a turn that EXIF
     asks for is left out.
+
+    Raises:
+        RecordingError: it is of another kind, too large, damaged or cut off.
     """
-    # OpenCV fills the rest of an image that was cut off with grey: only its end marker tells.
-    for start, last_part, end in ((JPEG_START, b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND")):
-        if content.startswith(start) and content.rfind(end) <= content.rfind(last_part):
-            return None
     try:
-        stored = np.frombuffer(content, dtype=np.uint8)
-        image = cv2.imdecode(stored, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # an empty file, or a header that speaks of a billion pixels
-        return None
-    return None if image is None else np.asarray(image)
+        return stored(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except ImageFileError as error:
+        raise RecordingError(f"{source}: {error}") from error
 
 
 def read_pose(path: Path) -> npt.NDArray[np.float64]:
@@ -274,7 +265,7 @@ def read_camera(path: Path) -> Camera:
         )
     except (CameraError, RecordingError) as error:
         raise RecordingError(f"{path}: {error}") from error
-    except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (yaml.YAMLError, OSError, *MALFORMED) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise RecordingError(f"{path}: expected a ROS camera_info YAML file, got: {reason}") from error
 

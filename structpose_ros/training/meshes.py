@@ -15,6 +15,8 @@ from structpose_ros.camera import Camera
 if TYPE_CHECKING:
     from embreex.rtcore_scene import EmbreeScene
 
+# Of what trimesh reads, formats that are one file: archives may unpack to any size, glTF names other files.
+FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
 _NOTHING_MET = np.float32(1e30)  # Embree's distance is 1e37 then
 
 
@@ -41,7 +43,7 @@ def format_point(point: npt.NDArray[np.float64]) -> str:
 
 
 def read_mesh(path: Path, metres_per_unit: float = 1.0) -> Mesh:
-    """Read a mesh file of any format that trimesh knows (PLY, OBJ, STL, OFF, GLB); parts become one mesh.
+    """Read a mesh file (PLY, OBJ, STL, OFF or GLB, by its ending); parts become one mesh.
 
     Raises:
         MeshError: the file can't be read, or holds no usable triangles.
@@ -52,6 +54,8 @@ def read_mesh(path: Path, metres_per_unit: float = 1.0) -> Mesh:
         raise MeshError(f"expected a number of metres per unit above 0, got {metres_per_unit}")
     if not path.is_file():
         raise MeshError(f"expected a mesh file at {path}, got {'a folder' if path.is_dir() else 'nothing'}")
+    if path.suffix.lower() not in FORMATS:
+        raise MeshError(f"{path}: expected a mesh file ending in {', '.join(FORMATS)}, got {path.suffix}")
     try:
         loaded = trimesh.load(path, force="mesh", process=False, skip_materials=True)
         vertices = np.asarray(loaded.vertices, dtype=np.float64).reshape(-1, 3) * metres_per_unit

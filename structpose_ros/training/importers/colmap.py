@@ -32,6 +32,7 @@ from structpose_ros.training.importers.common import (
     Picture,
     PlannedFrame,
     Selection,
+    below,
     read_color_file,
     write_import,
 )
@@ -91,7 +92,7 @@ def plan_colmap(source: Path, options: ColmapOptions) -> FilePlan:
     if not folder.is_dir():
         raise RecordingError(f"expected the folder of the images at {folder}, got none (--images names it)")
     images, camera = _images_of_one_camera(model, options.camera_id)
-    by_path = {str(_below(folder, image.name)): image for image in images}
+    by_path = {str(below(folder, image.name)): image for image in images}
     everything = [
         PlannedFrame(path, _map_from_camera(image, options.scale)) for path, image in by_path.items()
     ]
@@ -156,13 +157,6 @@ def _alike(one: Camera, other: Camera) -> bool:
         *(b - a for a, b in zip_longest(one.distortion, other.distortion, fillvalue=0.0)),
     ]
     return kinds[0] == kinds[1] and max(map(abs, differences)) <= _SAME_INTRINSICS
-
-
-def _below(folder: Path, name: str) -> Path:
-    """Return where an image lies; a model may not name files elsewhere."""
-    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise RecordingError(f"expected names of images below {folder}, got '{name}'")
-    return folder / name
 
 
 def _map_from_camera(image: SfmImage, scale: float) -> npt.NDArray[np.float64]:

@@ -376,11 +376,9 @@ def decode_color(content: bytes, source: str) -> tuple[npt.NDArray[np.uint8], by
     A JPEG that EXIF turns is not: other readers of the recording would see it turned, calibration or not.
 
     Raises:
-        RecordingError: it can't be decoded, or is cut off.
+        RecordingError: it is no JPEG or PNG, too large, damaged or cut off.
     """
-    image = decode_image(content, cv2.IMREAD_COLOR)
-    if image is None:
-        raise RecordingError(f"{source}: expected an image, got {len(content)} bytes that can't be decoded")
+    image = decode_image(content, cv2.IMREAD_COLOR, source)
     image_rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     if not content.startswith(JPEG_START):
         return image_rgb, None
@@ -397,6 +395,17 @@ def read_color_file(path: Path) -> tuple[npt.NDArray[np.uint8], bytes | None]:
         RecordingError: there is none, or it can't be decoded, or is cut off.
     """
     return decode_color(read_bytes(path, "an image"), str(path))
+
+
+def below(folder: Path, name: str) -> Path:
+    """Return where a file lies that a recording names; it may name none elsewhere.
+
+    Raises:
+        RecordingError: the name is no path below the folder.
+    """
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RecordingError(f"expected names of images below {folder}, got '{name[:200]}'")
+    return folder / name
 
 
 def depth_in_millimetres(depth: npt.NDArray[Any], metres_per_unit: float) -> npt.NDArray[np.uint16]:

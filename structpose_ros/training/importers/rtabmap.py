@@ -136,7 +136,7 @@ def _find(source: Path) -> tuple[Path, str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    images = [path for path in folder.iterdir() if re.fullmatch(r"\d+(\.\d+)?\.jpg", path.name)]
+    images = [path for path in folder.iterdir() if re.fullmatch(r"\d{1,18}(\.\d{1,18})?\.jpg", path.name)]
     if not images:
         raise RecordingError(f"expected images named by stamp or id in {folder}, got none")
     return sorted(images, key=lambda path: float(path.stem))

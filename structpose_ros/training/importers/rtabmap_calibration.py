@@ -13,7 +13,7 @@ import yaml
 
 from structpose_ros.camera import Camera
 from structpose_ros.geometry import rigid_from_matrix
-from structpose_ros.training.frames import RecordingError, read_bytes
+from structpose_ros.training.frames import MALFORMED, RecordingError, read_bytes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Calibrations:
         if content not in self._known:
             try:
                 self._known[content] = _parse(yaml.safe_load(content))
-            except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+            except (yaml.YAMLError, *MALFORMED) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
                 raise RecordingError(f"{path}: expected a calibration of RTAB-Map, got: {reason}") from error
         return self._known[content]

@@ -116,7 +116,8 @@ def _images(source: Path) -> list[tuple[int, Path]]:
             f"expected the folders {', '.join(folders)} of a ScanNet scan in {source}, "
             f"got no {' and no '.join(missing)}"
         )
-    images = [path for path in (source / "color").iterdir() if re.fullmatch(r"\d+\.(jpg|png)", path.name)]
+    named = re.compile(r"\d{1,18}\.(jpg|png)")
+    images = [path for path in (source / "color").iterdir() if named.fullmatch(path.name)]
     return sorted((int(path.stem), path) for path in images)
 
 

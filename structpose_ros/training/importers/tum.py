@@ -23,6 +23,7 @@ from structpose_ros.training.importers.common import (
     Picture,
     PlannedFrame,
     Selection,
+    below,
     depth_in_millimetres,
     read_color_file,
 )
@@ -97,7 +98,7 @@ def plan_tum(source: Path, options: TumOptions, selection: Selection) -> FilePla
         except RecordingError as error:
             bad.append(f"{name}: {error}")
             continue
-        files = source / name, source / depths[of_depth].fields[1]
+        files = below(source, name), below(source, depths[of_depth].fields[1])
         frames.append(_TumFrame(name, pose, stamp, color=files[0], depth=files[1]))
     chosen = selection.apply(frames)
 

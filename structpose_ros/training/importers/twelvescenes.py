@@ -42,7 +42,7 @@ from structpose_ros.training.importers.common import (
 )
 from structpose_ros.training.registration import register_depth
 
-_SEQUENCE = re.compile(r"sequence(\d+)\s*\[frames=\d+\]\s*\[start=(\d+)\s*;\s*end=(\d+)\]")
+_SEQUENCE = re.compile(r"sequence(\d{1,9})\s*\[frames=\d{1,9}\]\s*\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
 _NO_POSE = re.compile(r"inf|nan", re.IGNORECASE)  # written on Windows: -1.#INF
 _LARGEST = 20000  # px
 _NEAREST = 0.4  # metres; the sensor sees nothing nearer
