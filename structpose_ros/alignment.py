@@ -20,6 +20,7 @@ from structpose_ros.geometry import skew, transform
 from structpose_ros.refinement import Refined, refine
 
 Array = npt.NDArray[np.float64]
+_LARGEST = 1e9  # that an option may be: its square and sums with it stay finite
 _ROUNDING = 1e-14  # of the product of both point sets' norms: a smaller cross-covariance is rounding
 
 
@@ -69,10 +70,15 @@ class AlignmentOptions:
             *("robust_scale", "robust_floor", "inlier_threshold", "min_spread"),
             *("refine_from", "refine_to"),
         ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a value above 0, got {getattr(self, name)}")
-        if not self.min_effective_points >= 3:
-            raise ValueError(f"min_effective_points: expected at least 3, got {self.min_effective_points}")
+            if not 0 < getattr(self, name) <= _LARGEST:
+                raise ValueError(
+                    f"{name}: expected a value above 0, up to {_LARGEST:g}, got {getattr(self, name)}"
+                )
+        if not 3 <= self.min_effective_points <= _LARGEST:
+            raise ValueError(
+                f"min_effective_points: expected at least 3, up to {_LARGEST:g}, "
+                f"got {self.min_effective_points}"
+            )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ OUTPUT_DEPTH, OUTPUT_SCENE_COORDINATES, OUTPUT_WEIGHTS = "depth", "scene_coordin
 OUTPUT_OFFSETS = "offsets"  # of models with keypoints
 
 _MOST_CHARACTERS = 1_000_000  # of a metadata entry, unless it says otherwise
+_MOST_PIXELS = 2**24  # of an input image: what the node makes for each frame grows with it
+_LARGEST = 1e9  # of metres and factors: their squares, and sums over all points, stay finite
 _SHOWN = 200  # characters at most of a foreign value in a message
 
 Built = TypeVar("Built")
@@ -86,6 +88,10 @@ class ModelContract:
                 f"expected an input size divisible by the stride {self.stride}, "
                 f"got {self.input_width}x{self.input_height}"
             )
+        if self.input_width * self.input_height > _MOST_PIXELS:
+            raise ModelFileError(
+                f"expected an input of at most {_MOST_PIXELS} pixels, got {shown(sides[0])}x{shown(sides[1])}"
+            )
         if not (math.isfinite(self.depth_scale) and self.depth_scale > 0):
             raise ModelFileError(f"expected a depth scale above 0 m, got {self.depth_scale}")
         for name in ("normalization_mean", "normalization_std", "scene_mean", "map_min", "map_max"):
@@ -94,13 +100,20 @@ class ModelContract:
                 raise ModelFileError(f"expected three finite numbers as {name}, got {values}")
         if min(self.normalization_std) <= 0:
             raise ModelFileError(f"expected normalization_std above 0, got {self.normalization_std}")
+        for name in ("scene_mean", "map_min", "map_max"):
+            if max(map(abs, getattr(self, name))) > _LARGEST:
+                raise ModelFileError(f"{name}: expected at most {_LARGEST:g} m, got {getattr(self, name)}")
         if any(low > high for low, high in zip(self.map_min, self.map_max, strict=True)):
             raise ModelFileError(f"expected map_min <= map_max, got {self.map_min} and {self.map_max}")
-        if not (math.isfinite(self.covariance_scale) and self.covariance_scale > 0):
-            raise ModelFileError(f"expected a covariance scale above 0, got {self.covariance_scale}")
+        if not 0 < self.covariance_scale <= _LARGEST:
+            raise ModelFileError(
+                f"expected a covariance scale above 0, up to {_LARGEST:g}, got {self.covariance_scale}"
+            )
         floor = self.covariance_floor
-        if len(floor) != 2 or not all(math.isfinite(value) and value >= 0 for value in floor):
-            raise ModelFileError(f"expected two numbers of at least 0 as covariance_floor, got {floor}")
+        if len(floor) != 2 or not all(0 <= value <= _LARGEST for value in floor):
+            raise ModelFileError(
+                f"expected two numbers of 0 .. {_LARGEST:g} as covariance_floor, got {floor}"
+            )
         if not all(math.isfinite(value) for value in self.validation.values()):
             raise ModelFileError(f"expected finite numbers as validation, got {shown(dict(self.validation))}")
 

@@ -18,7 +18,7 @@ from structpose_ros import contract as names
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract, ModelFileError
 from structpose_ros.map_cloud import MapCloud
-from structpose_ros.onnx_files import has_external_data
+from structpose_ros.onnx_files import expect_loadable, has_external_data
 
 PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
@@ -227,6 +227,7 @@ def read_model_file(path: Path) -> bytes:
 def _refuse_external_data(content: bytes, path: Path) -> None:
     try:
         external = has_external_data(content)
+        expect_loadable(content)
     except ValueError as error:
         raise ModelFileError(
             f"expected an ONNX model at {path}, got {len(content)} bytes that don't load: {error}"

@@ -2,7 +2,8 @@
 
 ONNX lets a tensor's values lie in another file, and ONNX Runtime reads it from below the working directory,
 or above it: a model file from elsewhere would bring the robot's own files into its outputs. Our files hold
-all their values.
+all their values. A tensor may also claim more numbers than the file has room for, which would fill the
+memory, and an operator may want a library that is never loaded.
 
 The walk is over the wire format (https://protobuf.dev/programming-guides/encoding/), as the ONNX package is
 none of the node's dependencies. Fields that no tensor can lie in are skipped by their length.
@@ -10,11 +11,15 @@ none of the node's dependencies. Fields that no tensor can lie in are skipped by
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+DOMAINS = ("", "ai.onnx", "com.microsoft")  # of operators that every ONNX Runtime brings
+
 _VARINT, _64_BIT, _BYTES, _32_BIT = 0, 1, 2, 5
-_TENSOR = "TensorProto"
+_TENSOR, _OPERATORS = "TensorProto", "OperatorSetIdProto"
 # onnx.proto: message -> field -> message, of all that tensors can lie in.
 _MESSAGES: dict[str, dict[int, str]] = {
-    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "ModelProto": {7: "GraphProto", 8: _OPERATORS, 20: "TrainingInfoProto", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: _TENSOR, 15: "SparseTensorProto"},
     "NodeProto": {5: "AttributeProto"},
     "AttributeProto": {
@@ -25,8 +30,12 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
     _TENSOR: {},
+    _OPERATORS: {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of TensorProto
+_DIMS = {_TENSOR: 1, "SparseTensorProto": 3}
+_DOMAIN = 1  # field of OperatorSetIdProto
+_NUMBERS_PER_BYTE = 8  # at most: the smallest types have two or four bits
 
 
 def has_external_data(content: bytes) -> bool:
@@ -36,25 +45,69 @@ def has_external_data(content: bytes) -> bool:
         ValueError: the bytes are no protocol buffer.
     """
     view = memoryview(content)
+    for message, begin, end in _messages(view):
+        for field, _, start, stop in _fields(view, begin, end) if message == _TENSOR else ():
+            elsewhere = field == _DATA_LOCATION and bytes(view[start:stop]) != b"\0"
+            if field == _EXTERNAL_DATA or elsewhere:
+                return True
+    return False
+
+
+def expect_loadable(content: bytes) -> None:
+    """See that no tensor of a model claims more numbers than it holds, and that all operators are known.
+
+    Raises:
+        ValueError: it claims more, an operator's domain is none of `DOMAINS`, or the bytes are no model.
+    """
+    view = memoryview(content)
+    for message, begin, end in _messages(view):
+        if message in _DIMS:
+            # What is sparse will be unpacked: to no more than a file of this size could hold.
+            size = end - begin if message == _TENSOR else len(view)
+            _expect_numbers(view, message, begin, end, _NUMBERS_PER_BYTE * size)
+        elif message == _OPERATORS:
+            for field, _, start, stop in _fields(view, begin, end):
+                domain = bytes(view[start:stop]).decode(errors="replace") if field == _DOMAIN else ""
+                if domain not in DOMAINS:
+                    raise ValueError(f"expected operators of ONNX or com.microsoft, got '{domain[:80]}'")
+
+
+def _messages(view: memoryview) -> Iterator[tuple[str, int, int]]:
+    """Yield the messages that tensors can lie in, and operator sets: name, begin, end."""
     unread = [("ModelProto", 0, len(view))]
     while unread:
-        message, at, end = unread.pop()
-        while at < end:
-            key, at = _varint(view, at, end)
-            field, wire_type = key >> 3, key & 7
-            if field == 0:
-                raise ValueError(f"expected a field's number at byte {at}, got 0")
-            start, at = _value(view, at, end, wire_type)
-            if message == _TENSOR and (
-                field == _EXTERNAL_DATA or (field == _DATA_LOCATION and bytes(view[start:at]) != b"\0")
-            ):
-                return True
+        message, begin, end = unread.pop()
+        yield message, begin, end
+        for field, wire_type, start, stop in _fields(view, begin, end):
             inner = _MESSAGES[message].get(field)
             if inner is not None:
                 if wire_type != _BYTES:
                     raise ValueError(f"expected a message in field {field} of {message}")
-                unread.append((inner, start, at))
-    return False
+                unread.append((inner, start, stop))
+
+
+def _fields(view: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield a message's fields: number, wire type, where the value begins and ends."""
+    at = begin
+    while at < end:
+        key, at = _varint(view, at, end)
+        field, wire_type = key >> 3, key & 7
+        if field == 0:
+            raise ValueError(f"expected a field's number at byte {at}, got 0")
+        start, at = _value(view, at, end, wire_type)
+        yield field, wire_type, start, at
+
+
+def _expect_numbers(view: memoryview, message: str, begin: int, end: int, most: int) -> None:
+    """See that a tensor's sides make no more than so many numbers; a negative side reads as a huge one."""
+    count = 1
+    for field, wire_type, start, stop in _fields(view, begin, end):
+        if field == _DIMS[message] and wire_type in (_VARINT, _BYTES):  # one by one, or packed
+            while start < stop:
+                side, start = _varint(view, start, stop)
+                count *= side
+                if count > most:
+                    raise ValueError(f"expected a tensor of at most {most} numbers in its bytes, got {count}")
 
 
 def _value(view: memoryview, at: int, end: int, wire_type: int) -> tuple[int, int]:

@@ -513,11 +513,14 @@ def test_shapes_that_do_not_match_are_refused(shapes: tuple[tuple[int, ...], ...
     [
         ({"robust_rounds": -1}, "robust_rounds: expected 0 .. 100, got -1"),
         ({"robust_rounds": 101}, "robust_rounds: expected 0 .. 100, got 101"),
-        ({"robust_scale": 0.0}, "robust_scale: expected a value above 0, got 0.0"),
-        ({"robust_floor": -1.0}, "robust_floor: expected a value above 0, got -1.0"),
-        ({"inlier_threshold": math.nan}, "inlier_threshold: expected a value above 0, got nan"),
-        ({"min_spread": 0.0}, "min_spread: expected a value above 0, got 0.0"),
-        ({"min_effective_points": 2.9}, "min_effective_points: expected at least 3, got 2.9"),
+        ({"robust_scale": 0.0}, "robust_scale: expected a value above 0, up to 1e.09, got 0.0"),
+        ({"robust_floor": -1.0}, "robust_floor: expected a value above 0, up to 1e.09, got -1.0"),
+        ({"inlier_threshold": math.nan}, "inlier_threshold: expected a value above 0, up to 1e.09, got nan"),
+        ({"min_spread": 0.0}, "min_spread: expected a value above 0, up to 1e.09, got 0.0"),
+        ({"refine_to": math.inf}, "refine_to: expected a value above 0, up to 1e.09, got inf"),
+        ({"robust_scale": 1e200}, "robust_scale: expected a value above 0, up to 1e.09, got 1e.200"),
+        ({"min_effective_points": 2.9}, "min_effective_points: expected at least 3, up to 1e.09, got 2.9"),
+        ({"min_effective_points": math.inf}, "min_effective_points: expected at least 3, up to .* got inf"),
     ],
 )
 def test_options_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:

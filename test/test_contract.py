@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_files import contract
 
@@ -177,6 +177,14 @@ def test_a_whole_number_will_do_for_a_float() -> None:
             ["inlier_ratio"],
             "expected the features log_effective_points, .* got in",
         ),
+        ("alignment", "inlier_threshold", math.inf, "inlier_threshold: expected a value above 0, up to"),
+        (
+            "alignment",
+            "robust_scale",
+            1e200,
+            "robust_scale: expected a value above 0, up to 1e.09, got 1e.200",
+        ),
+        ("training_camera", "cx", math.nan, "expected finite intrinsics, got"),
         ("confidence", "mean", [0.0], "mean: expected 10 finite numbers, got"),
         ("confidence", "threshold", 1.5, "threshold: expected 0 .. 1, got 1.5"),
         (None, "scene_mean", ["a", "b", "c"], "expected usable model metadata"),
@@ -198,17 +206,20 @@ def test_a_value_that_a_part_refuses_is_refused(
         ({"input_width": 63}, "expected an input size divisible by the stride 8, got 63x48"),
         ({"input_height": 0}, "expected an input size divisible by the stride 8, got 64x0"),
         ({"input_width": -64}, "expected an input size divisible by the stride 8, got -64x48"),
+        ({"input_width": 8 * 10**9}, "expected an input of at most 16777216 pixels, got 8000000000x48"),
+        ({"scene_mean": (0.0, -1e300, 0.0)}, "scene_mean: expected at most 1e.09 m, got"),
+        ({"map_max": (1e10, 0.0, 0.0)}, "map_max: expected at most 1e.09 m, got"),
         ({"depth_scale": 0.0}, "expected a depth scale above 0 m, got 0.0"),
         ({"depth_scale": math.inf}, "expected a depth scale above 0 m, got inf"),
         ({"normalization_std": (1.0, 0.0, 1.0)}, "expected normalization_std above 0"),
         ({"scene_mean": (1.0, 2.0)}, "expected three finite numbers as scene_mean"),
         ({"scene_mean": (1.0, 2.0, math.nan)}, "expected three finite numbers as scene_mean"),
         ({"map_min": (0.0, 21.0, 0.0)}, "expected map_min <= map_max"),
-        ({"covariance_scale": 0.0}, "expected a covariance scale above 0, got 0.0"),
-        ({"covariance_scale": math.nan}, "expected a covariance scale above 0, got nan"),
-        ({"covariance_floor": (0.1, -0.1)}, "expected two numbers of at least 0 as covariance_floor, got"),
-        ({"covariance_floor": (0.1,)}, "expected two numbers of at least 0 as covariance_floor, got"),
-        ({"covariance_floor": (math.inf, 0.0)}, "expected two numbers of at least 0 as covariance_floor"),
+        ({"covariance_scale": 0.0}, "expected a covariance scale above 0, up to 1e.09, got 0.0"),
+        ({"covariance_scale": math.nan}, "expected a covariance scale above 0, up to 1e.09, got nan"),
+        ({"covariance_floor": (0.1, -0.1)}, "expected two numbers of 0 .. 1e.09 as covariance_floor, got"),
+        ({"covariance_floor": (0.1,)}, "expected two numbers of 0 .. 1e.09 as covariance_floor, got"),
+        ({"covariance_floor": (math.inf, 0.0)}, "expected two numbers of 0 .. 1e.09 as covariance_floor"),
         ({"validation": {"frames": math.inf}}, "expected finite numbers as validation, got {'frames': inf}"),
     ],
 )
@@ -260,3 +271,93 @@ def test_the_training_camera_alone_is_refined() -> None:
     another = replace(FULL.training_camera, fx=FULL.training_camera.fx + 1.0)
     assert FULL.refined(another) is another
     assert replace(FULL, refined_camera=None).refined(FULL.training_camera) is FULL.training_camera
+
+
+# --- anything at all ---
+
+NUMBERS = st.one_of(
+    st.floats(), st.integers(), st.sampled_from([10**400, -(10**400), 2**63, 1e308, -1e308, 5e-324, -0.0])
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20)),
+    lambda inner: st.one_of(st.lists(inner, max_size=12), st.dictionaries(st.text(max_size=8), inner)),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_any_json_is_read_or_refused_in_one_line(content: object) -> None:
+    with pytest.raises(ModelFileError) as raised:
+        read(content)
+    assert str(raised.value).startswith("expected ") and len(str(raised.value)) < 1000
+
+
+def places_of(content: object, *path: str | int) -> list[tuple[str | int, ...]]:
+    """Return the path of every value within JSON."""
+    items: list[tuple[str | int, object]] = []
+    if isinstance(content, dict):
+        items = list(content.items())
+    elif isinstance(content, list):
+        items = list(enumerate(content))
+    return [(*path, key) for key, _ in items] + [
+        place for key, value in items for place in places_of(value, *path, key)
+    ]
+
+
+PLACES = places_of(content_of(FULL))
+
+
+@given(st.sampled_from(PLACES), JSON)
+@settings(max_examples=400)
+def test_anything_in_the_place_of_anything_is_read_or_refused(place: tuple[Any, ...], value: object) -> None:
+    expect_read_or_refused(place, value)
+
+
+EXTREMES = [10**400, -(10**400), 2**63, 1e308, -1e308, 1e200, 5e-324, -5e-324, math.inf, math.nan, 0, -1]
+
+
+@pytest.mark.parametrize("value", EXTREMES, ids=lambda value: str(value)[:10])
+def test_any_extreme_number_in_the_place_of_a_number_is_read_or_refused(value: float) -> None:
+    for place in PLACES:
+        if type(value_at(place)) in (int, float):
+            expect_read_or_refused(place, value)
+
+
+def value_at(place: tuple[Any, ...]) -> object:
+    inner: Any = content_of(FULL)
+    for key in place:
+        inner = inner[key]
+    return inner
+
+
+def expect_read_or_refused(place: tuple[Any, ...], value: object) -> None:
+    """What is read can be worked with: all of it is finite, and it is written as it was read."""
+    content = content_of(FULL)
+    *above, last = place
+    inner: Any = content
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    try:
+        described = read(content)
+    except ModelFileError as error:
+        assert "expected " in str(error) or " = " in str(error) or "other fields" in str(error)
+        assert len(str(error)) < 1000
+        return
+    assert ModelContract.from_metadata(described.to_metadata()) == described
+    assert np.isfinite(described.calibrated_covariance(np.eye(6))).all()
+    assert math.isfinite(described.metres_outside(np.zeros(3)))
+    assert min(described.grid_shape) >= 1
+    json.loads(described.to_metadata()[METADATA_KEY], parse_constant=pytest.fail)
+
+
+@given(st.data())
+def test_cut_off_or_changed_text_is_read_or_refused(data: st.DataObject) -> None:
+    text = FULL.to_metadata()[METADATA_KEY]
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, min(begin + 40, len(text))))
+    changed = text[:begin] + data.draw(st.text(max_size=20)) + text[end:]
+    try:
+        ModelContract.from_metadata({METADATA_KEY: changed})
+    except ModelFileError as error:
+        assert len(str(error)) < 1000
