@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, resize_image
+from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, _distort, resize_image
 
 Array = npt.NDArray[np.float64]
 
@@ -329,6 +330,7 @@ def test_a_grid_of_the_full_image_is_the_full_grid_of_the_image_shrunk_by_the_st
         ({"fx": math.nan}, "expected finite intrinsics, got fx=nan"),
         ({"cy": math.inf}, "expected finite intrinsics, .*cy=inf"),
         ({"fx": 0.0}, "expected focal lengths above 0 px, got fx=0.0 fy=525.0: is the camera calibrated"),
+        ({"fy": 0.0}, "expected focal lengths above 0 px, got fx=520.0 fy=0.0"),
         ({"fy": -1.0}, "expected focal lengths above 0 px, got fx=520.0 fy=-1.0"),
         (
             {"distortion_model": "thin_prism"},
@@ -359,6 +361,11 @@ def test_a_crop_beyond_the_image_is_refused(crop: tuple[int, int, int, int]) -> 
     with pytest.raises(CameraError, match=rf"inside 640x480, got 10x10 at \({crop[0]}, {crop[1]}\)"):
         PINHOLE.cropped(*crop)
     assert PINHOLE.cropped(630, 470, 10, 10).width == 10
+    assert PINHOLE.cropped(0, 0, 640, 480) == PINHOLE
+
+
+def test_a_camera_may_have_a_single_pixel() -> None:
+    np.testing.assert_array_equal(Camera(1, 1, 1.0, 1.0, 0.0, 0.0).ray_grid(), [[[0.0, 0.0, 1.0]]])
 
 
 def test_an_image_of_another_size_than_its_camera_is_refused() -> None:
@@ -377,6 +384,10 @@ def test_cameras_agree_when_their_calibrations_say_the_same() -> None:
     assert PINHOLE.agrees_with(zeros)
     assert zeros.agrees_with(PINHOLE)
     assert PLUMB_BOB.agrees_with(replace(PLUMB_BOB, cx=PLUMB_BOB.cx + 0.009))
+    centred = replace(PLUMB_BOB, cx=0.0)
+    assert centred.agrees_with(replace(centred, cx=0.01)), "the bounds themselves agree"
+    assert PLUMB_BOB_4.agrees_with(replace(PLUMB_BOB_4, distortion=(*PLUMB_BOB_4.distortion, 1e-6)))
+    assert replace(PLUMB_BOB_4, distortion=(*PLUMB_BOB_4.distortion, 0.0)).agrees_with(PLUMB_BOB_4)
     for other in (
         replace(PLUMB_BOB, cx=PLUMB_BOB.cx + 0.02),
         replace(PLUMB_BOB, width=PLUMB_BOB.width + 1),
@@ -395,3 +406,91 @@ def test_k1_moves_alone(model: str) -> None:
     assert plain.with_radial(0.1) == replace(PINHOLE, distortion=(0.1, 0.0, 0.0, 0.0))
     bent = replace(plain, distortion=tuple((0.01 * np.arange(1, count + 1)).tolist()))
     assert bent.with_radial(-0.02).distortion == pytest.approx((-0.01, *bent.distortion[1:]))
+
+
+@pytest.mark.parametrize("size", [(3, 2), (4, 1), (2, 2)])
+def test_shrinking_averages_all_of_the_pixels_that_one_takes_the_place_of(size: tuple[int, int]) -> None:
+    """Also where one side stays as it is; sampling would miss the bright row or column."""
+    width, height = size
+    camera = Camera(4 * width, 4 * height, 1.0, 1.0, 0.0, 0.0)
+    image = np.zeros((4 * height, 4 * width, 3), np.uint8)
+    image[::4], image[:, ::4] = 200, 200
+    both = resize_image(image, camera, width, height)[0]
+    np.testing.assert_array_equal(both, np.full((height, width, 3), round(200 * 7 / 16)))
+    narrow, low = np.zeros_like(image), np.zeros_like(image)
+    narrow[:, ::4], low[::4] = 200, 200
+    np.testing.assert_array_equal(resize_image(narrow, camera, width, 4 * height)[0], 50)
+    np.testing.assert_array_equal(resize_image(low, camera, 4 * width, height)[0], 50)
+
+
+def test_enlarging_interpolates_linearly_and_so_does_shrinking_one_side_alone() -> None:
+    camera = Camera(4, 4, 1.0, 1.0, 0.0, 0.0)
+    ramp = np.repeat(np.array([[0, 80, 160, 240]], np.uint8)[..., None], 3, axis=2).repeat(4, axis=0)
+    enlarged, _ = resize_image(ramp, camera, 8, 4)
+    np.testing.assert_array_equal(enlarged[0, :, 0], [0, 20, 60, 100, 140, 180, 220, 240])
+    mixed, _ = resize_image(ramp.transpose(1, 0, 2).copy(), camera, 8, 1)
+    np.testing.assert_array_equal(mixed[0, :, 0], np.full(8, 120))
+    steps = np.zeros((4, 4, 3), np.uint8)
+    steps[0] = 200  # the mean is 50; the two rows in the middle are dark
+    np.testing.assert_array_equal(resize_image(steps, camera, 8, 1)[0], 0)
+
+
+def test_cells_that_an_image_does_not_fill_are_left_out() -> None:
+    camera = replace(PINHOLE, width=21, height=17)
+    assert camera.ray_grid(8).shape == (2, 2, 3)
+    assert camera.pixel_grid(4).shape == (4, 5, 2)
+    np.testing.assert_array_equal(camera.pixel_grid()[-1, -1], [20, 16])
+
+
+@each_lens
+def test_the_jacobian_of_the_lens_is_its_derivative(camera: Camera) -> None:
+    """Newton's method would find its way with a worse one too, in more steps."""
+    coefficients = camera.distortion or (0.0,) * 4
+    bent = [0.05 * (1 + index) for index in range(len(coefficients))]
+    points = np.random.default_rng(2).uniform(-0.4, 0.4, (50, 2))
+    for values in (coefficients, tuple(bent)):
+        _, jacobian = _distort(points, camera.distortion_model, values)
+        for axis in range(2):
+            step = 1e-6 * np.eye(2)[axis]
+            ahead, _ = _distort(points + step, camera.distortion_model, values)
+            behind, _ = _distort(points - step, camera.distortion_model, values)
+            np.testing.assert_allclose(jacobian[:, :, axis], (ahead - behind) / 2e-6, atol=1e-8)
+
+
+@each_lens
+def test_a_single_pixel_has_the_ray_that_it_has_among_others(camera: Camera) -> None:
+    ray = camera.rays(np.array([100.0, 300.0]))
+    np.testing.assert_allclose(ray, camera.rays(np.array([[100.0, 300.0], [7.0, 8.0]]))[0], atol=1e-12)
+    np.testing.assert_allclose(camera.project(ray), [100.0, 300.0], atol=1e-6)
+
+
+def test_the_reach_of_a_lens_ends_at_85_degrees_or_one_step_of_a_table_before_its_fold() -> None:
+    """A step is a twelfth of a degree."""
+    step = math.radians(85.0) / 1024
+
+    def seen(camera: Camera, angle: float) -> bool:
+        pixel = camera.project(np.array([math.tan(angle), 0.0, 1.0]))
+        ray = camera.rays(pixel)
+        return bool(np.isfinite(pixel).all() and np.abs(ray[0] - math.tan(angle)) < 1e-6)
+
+    assert seen(IDEAL_FISHEYE, math.radians(85.0) - step / 2)
+    assert np.isfinite(IDEAL_FISHEYE.project(np.array([math.tan(math.radians(85.0)), 0.0, 1.0]))).all()
+    assert not seen(IDEAL_FISHEYE, math.radians(85.0) + step / 100)
+    folding = replace(IDEAL_FISHEYE, distortion=(-0.2, 0.0, 0.0, 0.0))
+    fold = math.sqrt(1 / 0.6)  # where the derivative 1 - 3 * 0.2 angle^2 of the radius is 0
+    assert seen(folding, fold - 1.05 * step)
+    assert not seen(folding, fold + 1.05 * step)
+    barrel = replace(PINHOLE, distortion=(-0.3, 0.0, 0.0, 0.0))
+    fold = math.atan(math.sqrt(1 / 0.9))
+    assert seen(barrel, fold - 1.05 * step)
+    assert not seen(barrel, fold + 1.05 * step)
+
+
+@each_lens
+def test_what_the_lens_cannot_reach_is_no_warning(camera: Camera) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        points = np.array([[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, -1.0], [1e9, 0.0, 1.0]])
+        assert np.isnan(camera.project(points[:3])).all()
+        camera.project(points)
+        camera.rays(np.array([[1e6, 1e6], [-1e9, 3.0]]))

@@ -89,7 +89,20 @@ def test_the_camera_may_stand_on_the_border_of_the_margin(axis: int, side: int) 
     decision = judge(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS)
     assert decision.reject_reason is RejectReason.OUTSIDE_MAP
     assert decision.confidence == 0.0
-    assert "expected within [-2.0, -3.0, -1.0] .. [5.0, 4.0, 3.0] m" in decision.detail
+    at = np.round(map_from_camera[:3, 3], 2).tolist()
+    assert decision.detail == f"position {at} m, expected within [-2.0, -3.0, -1.0] .. [5.0, 4.0, 3.0] m"
+
+
+def test_the_place_outside_the_map_is_told_in_centimetres() -> None:
+    decision = judge(replace(GOOD, map_from_camera=placed(x=7.123456)), CONTRACT, OPTIONS)
+    assert decision.detail.startswith("position [7.12, 0.0, 0.0] m, expected within ")
+
+
+def test_the_margin_may_be_nothing() -> None:
+    for margin in (0.0, 0.5):
+        options = replace(OPTIONS, map_margin=margin)
+        assert judge(replace(GOOD, map_from_camera=placed(x=4.0 + margin)), CONTRACT, options).accepted
+        assert not judge(replace(GOOD, map_from_camera=placed(x=4.01 + margin)), CONTRACT, options).accepted
 
 
 def by(feature: str, coefficient: float, mean: float, threshold: float) -> ConfidenceModel:
@@ -191,6 +204,27 @@ def test_a_prior_bounds_each_component_by_its_own_and_the_estimates_variance() -
 def test_the_worst_component_is_named() -> None:
     prior = Prior(placed(), np.diag([1.0, 1.0, 0.1, 1.0, 1.0, 1.0]))
     assert prior_disagreement(prior, placed(x=4.0, z=4.0), ESTIMATED, 3.0).startswith("z is 4.00 m")
+
+
+@pytest.mark.parametrize("axis", range(6))
+def test_each_component_is_named_with_its_unit(axis: int) -> None:
+    """The prior stands anywhere: it is the difference that counts."""
+    at = transform(rotation_from_vector([0.3, -0.2, 1.0]), [12.0, -7.0, 3.0])
+    prior = Prior(at, np.eye(6) * 0.01)
+    assert prior_disagreement(prior, at, np.zeros((6, 6)), 3.0) == ""
+    away = np.eye(6)[axis] * 0.5
+    moved = transform(rotation_from_vector(away[3:]) @ at[:3, :3], at[:3, 3] + away[:3])
+    expected = "0.50 m from the prior, expected at most 0.30 m"
+    if axis >= 3:
+        expected = "29 deg from the prior, expected at most 17 deg"
+    name = ("x", "y", "z", "rx", "ry", "rz")[axis]
+    assert prior_disagreement(prior, moved, np.zeros((6, 6)), 3.0) == f"{name} is {expected}"
+
+
+def test_the_bound_of_a_prior_itself_fits() -> None:
+    prior = Prior(placed(), np.eye(6))
+    assert prior_disagreement(prior, placed(x=2.0), np.zeros((6, 6)), 2.0) == ""
+    assert prior_disagreement(prior, placed(x=2.0 + 1e-9), np.zeros((6, 6)), 2.0) != ""
 
 
 def test_what_a_prior_does_not_know_is_not_compared() -> None:

@@ -151,8 +151,8 @@ POSE = geometry.transform(geometry.rotation_from_vector([0.1, -0.2, 0.3]), [1.0,
     ("matrix", "message"),
     [
         (POSE[:3], r"expected a 4x4 pose matrix, got shape \(3, 4\)"),
-        (np.where(POSE == 2.0, np.nan, POSE), "expected a finite 4x4 pose matrix, got NaN or infinity"),
-        (np.where(POSE == 2.0, np.inf, POSE), "expected a finite 4x4 pose matrix, got NaN or infinity"),
+        (np.where(POSE == 2.0, np.nan, POSE), "^expected a finite 4x4 pose matrix, got NaN or infinity$"),
+        (np.where(POSE == 2.0, np.inf, POSE), "^expected a finite 4x4 pose matrix, got NaN or infinity$"),
         (POSE.T, r"expected 0 0 0 1 as the last row of a pose matrix, got \[1.0, 2.0, 3.0, 1.0\]"),
         (POSE * 2.0, "expected 0 0 0 1 as the last row of a pose matrix"),
         (POSE @ np.diag([1.0, 1.0, -1.0, 1.0]), "expected a rotation in the upper left 3x3 block"),
@@ -163,6 +163,31 @@ POSE = geometry.transform(geometry.rotation_from_vector([0.1, -0.2, 0.3]), [1.0,
 def test_a_matrix_that_is_no_pose_is_refused(matrix: Array, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         geometry.rigid_from_matrix(matrix)
+
+
+@given(directions, st.floats(0.0, math.pi))
+def test_float32_is_taken_for_the_float64_that_it_is(
+    direction: tuple[float, float, float], angle: float
+) -> None:
+    """Single precision in the middle of a computation would leave rotations that are none."""
+    short = vector(direction, angle).astype(np.float32)
+    rotation = geometry.rotation_from_vector(short)
+    np.testing.assert_array_equal(rotation, geometry.rotation_from_vector(short.astype(np.float64)))
+    rough = rotation.astype(np.float32)
+    mended = geometry.orthonormalize(rough)
+    np.testing.assert_allclose(mended @ mended.T, np.eye(3), atol=1e-14)
+    quaternion = geometry.quaternion_from_rotation(rough)
+    assert quaternion.dtype == np.float64
+    assert abs(np.linalg.norm(quaternion) - 1.0) < 1e-15
+    turned = geometry.rotation_from_quaternion(quaternion.astype(np.float32))
+    np.testing.assert_allclose(turned @ turned.T, np.eye(3), atol=1e-14)
+
+
+@pytest.mark.parametrize("length", [1e-9, 1e-12, 1e-13, 1e-100])
+def test_the_smallest_rotation_keeps_its_vector(length: float) -> None:
+    expected = length * np.array([0.6, -0.64, 0.48])
+    rotation = geometry.rotation_from_vector(expected)
+    np.testing.assert_allclose(geometry.rotation_vector(rotation), expected, rtol=1e-6)
 
 
 def test_the_tolerance_on_a_rotation_is_what_decides() -> None:
