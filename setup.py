@@ -8,7 +8,8 @@ PACKAGE = "structpose_ros"
 SHARE = f"share/{PACKAGE}"
 
 CPU = ["onnxruntime>=1.16"]
-GPU = ["onnxruntime-gpu>=1.16"]
+GPU = ["onnxruntime-gpu>=1.18", "onnx>=1.15"]  # onnx: for fp16
+OPENVINO = ["onnxruntime-openvino>=1.18"]
 # Embree has wheels for x86-64 alone.
 DEMO = ["trimesh>=4", 'embreex>=2.17.7.post4; platform_machine == "x86_64"', "matplotlib>=3.6"]
 TRAINING = [
@@ -73,6 +74,7 @@ setup(
     extras_require={
         "cpu": CPU,
         "gpu": GPU,
+        "openvino": OPENVINO,
         "demo": DEMO,
         "training": TRAINING,
         "fusion": FUSION,
@@ -91,6 +93,7 @@ setup(
         "console_scripts": [
             "structpose = structpose_ros.cli:main",
             "structpose_relocalizer = structpose_ros.node:main",
+            "build_engine = structpose_ros.build_engine:main",
             "demo_camera = structpose_ros.demo.camera:main",
             "demo_recorder = structpose_ros.demo.recorder:main",
         ],

@@ -30,11 +30,12 @@ FRAMES = {
 # Reasons of the node itself.
 NODE = {
     "unconfigured": "let a lifecycle manager or ros2 lifecycle configure it, or set autostart at start",
-    "configuring": "wait; with TensorRT a start takes minutes",
+    "configuring": "wait; TensorRT takes minutes, once, unless build_engine made its engine beforehand",
     "inactive": "let a lifecycle manager or ros2 lifecycle activate it",
     "finalized": "start the node anew",
     "bad_model": "set model.path to a model file that this release exported",
-    "bad_provider": "install what the provider needs, or set model.provider to auto",
+    "bad_provider": "install what the provider needs, or set model.provider to auto, or model.allow_fallback",
+    "backend": "read the warning; poses are as good, the start or each frame takes longer than it could",
     "no_image": "start the camera, or remap image to its topic",
     "disabled": "call ~/set_enabled with true",
     "waiting_for_trigger": "call ~/relocalize, or set run.mode to continuous",

@@ -15,7 +15,8 @@ from structpose_ros.contract import ModelFileError
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.model_card import ModelCard
 from structpose_ros.model_page import page
-from structpose_ros.network import PROVIDERS, OnnxNetwork, ProviderError
+from structpose_ros.network import OnnxNetwork, ProviderError
+from structpose_ros.sessions import PROVIDERS
 from structpose_ros.training.importers.commands import add_formats, add_skip_bad
 
 WARNED = 3  # status of `inspect --strict`

@@ -24,6 +24,7 @@ RATE_WINDOW = 5.0  # seconds that the rates look back on
 SILENCE, SILENT_PERIODS = 0.8, 3.0  # seconds, and periods of the camera, without an image: worth a warning
 PERIOD_IMAGES = 10  # the last ones, whose median distance in time is the camera's period
 UNKNOWN_PERIOD = 1.0  # seconds, taken for it before there are two
+LOADING = "loading the model"
 COUNTS = ("received", "processed", "accepted", "rejected", "dropped", "skipped")
 
 
@@ -84,6 +85,8 @@ class Health:
         self._lifecycle = "unconfigured"
         self._since = time.monotonic()
         self._fault: Condition | None = None
+        self._loading = LOADING
+        self._standing: Condition | None = None
         self._idle: Condition | None = None
         self._last_frame: Condition | None = None
         self._last_reject: tuple[str, str] = ("", "")
@@ -97,10 +100,21 @@ class Health:
         """Note the lifecycle state, and what keeps the node from the next one."""
         with self._lock:
             self._lifecycle = lifecycle
+            self._loading = LOADING
             self._since = time.monotonic()
             self._fault = fault
             self._last_frame = None
             self._image_at = None
+
+    def loading(self, line: str) -> None:
+        """Note what is done with the model while it is loaded."""
+        with self._lock:
+            self._loading = line
+
+    def stand(self, condition: Condition | None) -> None:
+        """Note what there is to be said while all is well otherwise; None: nothing."""
+        with self._lock:
+            self._standing = condition
 
     def note(self, key: str, value: str) -> None:
         """Note a value for diagnostics."""
@@ -197,7 +211,7 @@ class Health:
             return self._fault
         if self._lifecycle == "configuring":
             seconds = time.monotonic() - self._since
-            return Condition.of(Level.WARN, "configuring", f"loading the model for {seconds:.0f} s")
+            return Condition.of(Level.WARN, "configuring", f"{seconds:.0f} s of {self._loading}")
         if self._lifecycle != "active":
             return Condition.of(Level.WARN, self._lifecycle, f"not localizing; {NODE[self._lifecycle]}")
         if self._idle is not None and self._idle.level is not Level.OK:
@@ -205,7 +219,8 @@ class Health:
         last = self._last_frame or Condition(Level.OK, "first_image", "working on the first image")
         # Between two requests the last frame counts for nothing, but for an error.
         resting = None if last.level is Level.ERROR else self._idle
-        return self._silence(hint) or resting or last
+        now = self._silence(hint) or resting or last
+        return self._standing if self._standing is not None and now.level is Level.OK else now
 
     def _silence(self, with_hint: bool) -> Condition | None:
         silence = None if self._image_at is None else time.monotonic() - self._image_at

@@ -88,7 +88,7 @@ def import_finding(subject: str, code: str, level: Level = Level.ERROR) -> Findi
         reason = f"expected to import, got {signal.Signals(-run.returncode).name}"
     else:
         reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
-        reason = reason.removeprefix("structpose_ros.network.ProviderError: ")  # says all there is to say
+        reason = reason.removeprefix("structpose_ros.sessions.ProviderError: ")  # says all there is to say
     if any(sign in run.stderr for sign in ("_ARRAY_API", "multiarray", "compiled using NumPy")):
         reason += (
             " (built for another NumPy: pip install 'numpy<2' fits packages from apt, "
@@ -99,7 +99,7 @@ def import_finding(subject: str, code: str, level: Level = Level.ERROR) -> Findi
 
 def provider_problems(runtime: Any) -> dict[str, str]:
     """Return why each provider that this ONNX Runtime has can't run a model; empty where it can."""
-    from structpose_ros.network import PROVIDERS
+    from structpose_ros.sessions import PROVIDERS
 
     available = runtime.get_available_providers()
     runtime.set_default_logger_severity(LOG_NOTHING_BUT_FATAL)

@@ -1,8 +1,10 @@
-"""Load a model and run it once, in a thread of its own: a start on TensorRT takes minutes."""
+"""Load a model and run it once, in a thread of its own: TensorRT's engine takes minutes to build."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,10 @@ from structpose_ros.contract import ModelFileError
 from structpose_ros.gate import GateOptions
 from structpose_ros.network import OnnxNetwork, ProviderError
 from structpose_ros.relocalizer import Relocalizer
+from structpose_ros.sessions import BackendOptions
 from structpose_ros.spinning import one_line
+
+STILL_PERIOD = 30.0  # seconds between two words on what takes long
 
 
 class LoadingError(RuntimeError):
@@ -25,9 +30,12 @@ class LoadingError(RuntimeError):
 class ModelLoading:
     """One attempt. The thread is a daemon: a program that is asked to end does not wait for it."""
 
-    def __init__(self, path: str, sha256: str, provider: str, threads: int, gate: GateOptions) -> None:
+    def __init__(
+        self, path: str, sha256: str, options: BackendOptions, gate: GateOptions, say: Callable[[str], None]
+    ) -> None:
         """Begin; the arguments are those of `OnnxNetwork` and `Relocalizer`."""
-        self._arguments = (path, sha256, provider, threads, gate)
+        self._arguments = (path, sha256, options, gate, self._note)
+        self._say, self._doing = say, ""
         self._done = threading.Event()
         self._loaded: tuple[Relocalizer, OnnxNetwork] | None = None
         self._error = LoadingError("bad_model", "loading was given up")
@@ -43,10 +51,17 @@ class ModelLoading:
         Raises:
             LoadingError: there is none.
         """
-        self._done.wait()
+        started = time.monotonic()
+        while not self._done.wait(STILL_PERIOD):
+            if self._doing:
+                self._say(f"after {time.monotonic() - started:.0f} s still {self._doing}")
         if self._loaded is None:
             raise self._error
         return self._loaded
+
+    def _note(self, line: str) -> None:
+        self._doing = line
+        self._say(line)
 
     def _run(self) -> None:
         try:
@@ -61,11 +76,11 @@ class ModelLoading:
 
 
 def _load(
-    path: str, sha256: str, provider: str, threads: int, gate: GateOptions
+    path: str, sha256: str, options: BackendOptions, gate: GateOptions, say: Callable[[str], None]
 ) -> tuple[Relocalizer, OnnxNetwork]:
     if not path:
         raise ModelFileError("expected a model file in parameter 'model.path', got ''")
-    network = OnnxNetwork(Path(path).expanduser(), provider, threads, sha256)
+    network = OnnxNetwork(Path(path).expanduser(), sha256=sha256, options=options, say=say)
     relocalizer = Relocalizer(network, gate)
     camera = network.contract.training_camera
     relocalizer.localize(np.zeros((camera.height, camera.width, 3), dtype=np.uint8), camera)

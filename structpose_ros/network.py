@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,22 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros import contract as names
+from structpose_ros.backend import Model, open_backend
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract, ModelFileError
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.onnx_files import expect_loadable, has_external_data
+from structpose_ros.sessions import BackendOptions, ProviderError, create_session, provider_chain
 
-PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
-
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")  # of ONNX Runtime
 _MOST_BYTES = 2**31  # what ONNX, a protocol buffer, can have
-
-
-class ProviderError(RuntimeError):
-    """The requested execution provider can't run; the message says what can."""
 
 
 @dataclass(frozen=True)
@@ -117,21 +111,31 @@ def output_names(contract: ModelContract) -> list[str]:
 class OnnxNetwork:
     """A model file run by ONNX Runtime.
 
-    provider: the one that really runs (`tensorrt`, `cuda` or `cpu`), whatever was asked for.
+    provider: the one that really runs, one of `PROVIDERS`, whatever was asked for. backend: all about it.
     sha256: of the model file's bytes.
     map_cloud: coarse points of the scene, None where the file carries none.
     """
 
-    def __init__(self, path: Path | str, provider: str = "auto", threads: int = 0, sha256: str = "") -> None:
-        """Load `path` on `provider`: `tensorrt`, `cuda`, `cpu`, or `auto`, the first of these that runs.
+    def __init__(
+        self,
+        path: Path | str,
+        provider: str = "auto",
+        threads: int = 0,
+        sha256: str = "",
+        *,
+        options: BackendOptions | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Load `path` on `provider`, one of `PROVIDERS`, or `auto`, the first that runs.
 
         `threads` is for the operators that run on the CPU; 0 leaves their number to the runtime. `sha256`:
-        what the file's digest must be; empty: anything.
+        what the file's digest must be; empty: anything. `options` stand in place of `provider` and `threads`.
+        `say` is called with a line before what takes minutes.
 
         Raises:
             ModelFileError: the file is missing, unreadable, another than asked for, refers to other files, or
                 is not ONNX, not ours, or of another version.
-            ProviderError: ONNX Runtime is not installed properly, or the provider asked for can't run here.
+            ProviderError: ONNX Runtime is not installed properly, or what is asked for can't run here.
         """
         runtime = import_onnxruntime()
         content = read_model_file(Path(path))
@@ -141,11 +145,11 @@ class OnnxNetwork:
             raise ModelFileError(
                 f"expected a model file of sha256 {sha256.lower()} at {self.path}, got {self.sha256}"
             )
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options = options or BackendOptions(provider, threads=threads)
         _refuse_external_data(content, self.path)
         # Reading the metadata on the CPU first keeps a foreign file from a minutes-long TensorRT build.
-        session = _create_session(runtime, content, options, "cpu", self.path)
+        on_cpu = provider_chain("cpu", options)
+        session = create_session(runtime, content, options, "cpu", self.path, on_cpu)
         try:
             metadata = session.get_modelmeta().custom_metadata_map
             self.contract = ModelContract.from_metadata(metadata)
@@ -153,18 +157,9 @@ class OnnxNetwork:
         except ModelFileError as error:
             raise ModelFileError(f"{self.path}: {error}") from error
         _check_graph(session, self.contract, self.path)
-        self.provider, self._session = "cpu", session
-        for candidate in _candidates(provider, runtime.get_available_providers()):
-            if candidate == "cpu":
-                break
-            try:
-                self._session = _create_session(runtime, content, options, candidate, self.path)
-            except ProviderError:
-                if provider != "auto":
-                    raise
-            else:
-                self.provider = candidate
-                break
+        model = Model(self.path, content, self.sha256, session)
+        self._session, self.backend = open_backend(runtime, model, options, say)
+        self.provider = self.backend.provider
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -184,13 +179,14 @@ def import_onnxruntime() -> ModuleType:
     """Import ONNX Runtime.
 
     Raises:
-        ProviderError: none or two of its mutually exclusive packages are installed; says what to install.
+        ProviderError: none or several of its mutually exclusive packages are installed; says what to install.
     """
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) == 2:
+    installed = [name for name in PACKAGES if _is_installed(name)]
+    if len(installed) > 1:
         raise ProviderError(
-            "expected one of onnxruntime and onnxruntime-gpu, got both, which overwrite each other: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'structpose_ros[gpu]' or [cpu]"
+            f"expected one of {', '.join(PACKAGES)}, got {'both' if len(installed) == 2 else 'all'}, which "
+            f"overwrite each other: pip uninstall -y {' '.join(installed)}, then pip install "
+            "'structpose_ros[gpu]' or [cpu]"
         )
     try:
         return importlib.import_module("onnxruntime")
@@ -236,44 +232,6 @@ def _refuse_external_data(content: bytes, path: Path) -> None:
         raise ModelFileError(
             f"expected a model file that holds all its tensors at {path}, got references to other files"
         )
-
-
-def _candidates(requested: str, available: list[str]) -> list[str]:
-    if requested == "auto":
-        return [name for name, provider in PROVIDERS.items() if provider in available]
-    if requested not in PROVIDERS:
-        raise ProviderError(f"expected a provider of auto, {', '.join(PROVIDERS)}, got '{requested}'")
-    if PROVIDERS[requested] not in available:
-        raise ProviderError(
-            f"expected provider '{requested}', but this ONNX Runtime has {', '.join(available)}: "
-            "pip install 'structpose_ros[gpu]' in place of [cpu], or set the provider to 'auto'"
-        )
-    return [requested]
-
-
-def _create_session(runtime: ModuleType, content: bytes, options: Any, provider: str, path: Path) -> Any:
-    chain = [PROVIDERS[provider]]
-    if provider == "tensorrt":
-        chain.append(PROVIDERS["cuda"])  # for the operators TensorRT leaves over
-    if provider != "cpu":
-        chain.append(PROVIDERS["cpu"])
-    try:
-        session = runtime.InferenceSession(content, sess_options=options, providers=chain)
-    except Exception as error:  # ONNX Runtime has no common base class for its errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if provider == "cpu":
-            raise ModelFileError(
-                f"expected an ONNX model at {path}, got {len(content)} bytes that don't load: {reason}"
-            ) from error
-        raise ProviderError(f"expected provider '{provider}' to load {path}, got: {reason}") from error
-    # onnxruntime-gpu without a usable GPU logs an error and quietly runs on the CPU: ask what it took.
-    taken = session.get_providers()[0]
-    if taken != chain[0]:
-        raise ProviderError(
-            f"expected to run on '{provider}', but ONNX Runtime fell back to {taken}: check the GPU "
-            "driver, CUDA and TensorRT libraries, or set the provider to 'auto' or 'cpu'"
-        )
-    return session
 
 
 def _check_graph(session: Any, contract: ModelContract, path: Path) -> None:

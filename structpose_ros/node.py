@@ -19,6 +19,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from structpose_ros.advice import NODE
+from structpose_ros.cores import bind_thread
 from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, Level
 from structpose_ros.frame_input import CameraInfos
 from structpose_ros.gate import Prior
@@ -129,9 +130,9 @@ class StructposeRelocalizer(LifecycleNode):
         self._loading = ModelLoading(
             settings.model_path,
             settings.model_sha256,
-            settings.model_provider,
-            settings.model_threads,
+            settings.backend,
             settings.gate,
+            self._note_loading,
         )
         if self._interrupted.is_set():
             self._loading.give_up()
@@ -215,7 +216,8 @@ class StructposeRelocalizer(LifecycleNode):
             self._log,
             self._forget,
         )
-        self._worker = NewestWorker(self._process, "relocalizer")
+        cores = self.settings.backend.cores  # which the model was loaded with
+        self._worker = NewestWorker(self._process, "relocalizer", lambda: bind_thread(cores))
         self._pictures.publish_map(getattr(self._relocalizer.network, "map_cloud", None))
         self._subscribe()
         self._show_idle()
@@ -275,8 +277,20 @@ class StructposeRelocalizer(LifecycleNode):
         name = network.contract.dataset
         self._health.note("model_path", str(network.path))
         self._health.note("model_sha256", network.sha256)
-        self._health.note("provider", network.provider)
-        self.get_logger().info(f"model '{name}' from {network.path}, running on {network.provider}")
+        backend = network.backend
+        for key, value in backend.notes.items():
+            self._health.note(key, value)
+        for warning in backend.warnings:
+            self.get_logger().warning(f"backend: {warning}")
+        standing = Condition.of(Level.WARN, "backend", "; ".join(backend.warnings))
+        self._health.stand(standing if backend.warnings else None)
+        runs = f"running on {backend.provider} ({backend.precision})"
+        self.get_logger().info(f"model '{name}' from {network.path}, {runs}")
+
+    def _note_loading(self, line: str) -> None:
+        """Say what takes long in loading a model; in its thread."""
+        self._health.loading(line)
+        self.get_logger().info(line)
 
     def _report(self) -> None:
         """Publish diagnostics, whether or not anything changed."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from rclpy.node import Node
 
+from structpose_ros.cores import CoresError, parse_cores
 from structpose_ros.covariance import CovarianceOptions
 from structpose_ros.gate import GateOptions
-from structpose_ros.network import PROVIDERS
 from structpose_ros.parameters import Changes, Parameter, ParameterError, Value, descriptor_of, is_middleware
+from structpose_ros.sessions import PRECISIONS, PROVIDERS, BackendOptions
 from structpose_ros.tracking import TrackingOptions
 
 
@@ -50,18 +52,52 @@ class Settings:
     model_provider: str = _parameter(
         "model.provider",
         "auto",
-        "Where the network runs; auto takes the first of tensorrt (minutes to start), cuda and cpu that "
-        "works here.",
+        "Where the network runs; auto takes the first of tensorrt (minutes to build its engine once), cuda "
+        "and cpu that works here.",
         choices=("auto", *PROVIDERS),
         changes=Changes.UNCONFIGURED,
     )
     model_threads: int = _parameter(
         "model.threads",
         0,
-        "CPU threads of the network; 0: one per core.",
+        "CPU threads of the network; 0: one per core, or as many as model.cores.",
         unit="threads",
         minimum=0,
         maximum=256,
+        changes=Changes.UNCONFIGURED,
+    )
+    model_cores: str = _parameter(
+        "model.cores",
+        "",
+        "CPU cores that the network's threads are bound to, such as 2-3 or 0,2; empty: any.",
+        changes=Changes.UNCONFIGURED,
+    )
+    model_spinning: bool = _parameter(
+        "model.spinning",
+        BackendOptions.spinning,
+        "The network's threads wait for work without sleeping, which keeps their cores from others.",
+        changes=Changes.UNCONFIGURED,
+    )
+    model_precision: str = _parameter(
+        "model.precision",
+        "auto",
+        "auto: float32 as the provider multiplies it (on a GPU TF32); fp32: float32 throughout; fp16: "
+        "convolutions in half precision, with tensorrt or cuda.",
+        choices=PRECISIONS,
+        changes=Changes.UNCONFIGURED,
+    )
+    model_allow_fallback: bool = _parameter(
+        "model.allow_fallback",
+        False,
+        "Run elsewhere, with a warning, where model.provider or model.precision can't be had; else that is "
+        "an error.",
+        changes=Changes.UNCONFIGURED,
+    )
+    model_cache: str = _parameter(
+        "model.cache",
+        "",
+        "Folder of TensorRT engines, which nobody else may write to; empty: "
+        "~/.cache/structpose_ros/tensorrt.",
         changes=Changes.UNCONFIGURED,
     )
     input_transport: str = _parameter(
@@ -269,6 +305,19 @@ class Settings:
     )
 
     @property
+    def backend(self) -> BackendOptions:
+        """Where the network runs."""
+        return BackendOptions(
+            self.model_provider,
+            self.model_allow_fallback,
+            self.model_precision,
+            self.model_threads,
+            parse_cores(self.model_cores),
+            self.model_spinning,
+            Path(self.model_cache).expanduser() if self.model_cache else None,
+        )
+
+    @property
     def gate(self) -> GateOptions:
         """The gate's bounds."""
         return GateOptions(self.min_confidence, self.min_inlier_ratio, self.max_residual, self.map_margin)
@@ -293,6 +342,10 @@ class Settings:
         )
 
     def __post_init__(self) -> None:
+        try:
+            parse_cores(self.model_cores)
+        except CoresError as error:
+            raise ParameterError(f"parameter 'model.cores': {error}") from error
         frames = {
             name: getattr(self, _FIELD_OF[f"frames.{name}"])
             for name in ("map_frame", "odom_frame", "base_frame", "camera_frame")

@@ -12,9 +12,11 @@ Item = TypeVar("Item")
 class NewestWorker(Generic[Item]):
     """Calls `work(item)` in a thread of its own. An item that is replaced before its turn is dropped."""
 
-    def __init__(self, work: Callable[[Item], None], name: str) -> None:
-        """Start the thread. `work` must not raise."""
-        self._work = work
+    def __init__(
+        self, work: Callable[[Item], None], name: str, begin: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the thread, which calls `begin` first. Neither that nor `work` may raise."""
+        self._work, self._begin = work, begin
         self._waiting: Item | None = None
         self._stopping = False
         self._changed = threading.Condition()
@@ -38,6 +40,7 @@ class NewestWorker(Generic[Item]):
         self._thread.join()
 
     def _run(self) -> None:
+        self._begin()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._waiting is not None)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+from stand_in_runtime import StandIn, install_stand_in
 
 settings.register_profile("reproducible", deadline=None, derandomize=True, database=None)
 settings.load_profile("reproducible")
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """Install ONNX Runtime as it is on a machine with a GPU: see `stand_in_runtime`."""
+    return install_stand_in(monkeypatch, tmp_path / "cache")

@@ -78,7 +78,10 @@ def test_a_whole_number_serves_as_a_fraction() -> None:
         ({"gate.map_margin": True}, "expected a number from 0 to 10000 m, got true"),
         ({"model.threads": -1}, "'model.threads': expected an integer from 0 to 256 threads, got -1"),
         ({"model.threads": 2.0}, "expected an integer from 0 to 256 threads, got 2.0"),
-        ({"model.provider": "gpu"}, "expected one of 'auto', 'tensorrt', 'cuda', 'cpu', got 'gpu'"),
+        (
+            {"model.provider": "gpu"},
+            "expected one of 'auto', 'tensorrt', 'cuda', 'openvino', 'cpu', got 'gpu'",
+        ),
         ({"autostart": "yes"}, "'autostart': expected true or false, got 'yes'"),
         ({"model.path": 3}, "'model.path': expected a string, got 3"),
         ({"model.path": ["a"]}, "'model.path': expected a string, got ['a']"),

@@ -20,8 +20,8 @@ from structpose_ros.demo.processes import (
     wait_for_line,
 )
 from structpose_ros.demo.report import build_report, print_summary
-from structpose_ros.network import PROVIDERS, ProviderError
 from structpose_ros.resources import share_path
+from structpose_ros.sessions import PROVIDERS, ProviderError
 from structpose_ros.training.frames import RecordingError, open_recording
 from structpose_ros.training.synthetic import ForeignFolderError, render_demo
 
