@@ -93,6 +93,7 @@ setup(
         "console_scripts": [
             "structpose = structpose_ros.cli:main",
             "structpose_relocalizer = structpose_ros.node:main",
+            "structpose_cameras = structpose_ros.cameras:main",
             "build_engine = structpose_ros.build_engine:main",
             "demo_camera = structpose_ros.demo.camera:main",
             "demo_recorder = structpose_ros.demo.recorder:main",

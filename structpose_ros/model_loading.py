@@ -14,6 +14,7 @@ from structpose_ros.gate import GateOptions
 from structpose_ros.network import OnnxNetwork, ProviderError
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.sessions import BackendOptions
+from structpose_ros.shared_networks import shared_network
 from structpose_ros.spinning import one_line
 
 STILL_PERIOD = 30.0  # seconds between two words on what takes long
@@ -80,7 +81,7 @@ def _load(
 ) -> tuple[Relocalizer, OnnxNetwork]:
     if not path:
         raise ModelFileError("expected a model file in parameter 'model.path', got ''")
-    network = OnnxNetwork(Path(path).expanduser(), sha256=sha256, options=options, say=say)
+    network = shared_network(Path(path).expanduser(), sha256, options, say)
     relocalizer = Relocalizer(network, gate)
     camera = network.contract.training_camera
     relocalizer.localize(np.zeros((camera.height, camera.width, 3), dtype=np.uint8), camera)

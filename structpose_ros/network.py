@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def output_names(contract: ModelContract) -> list[str]:
 
 
 class OnnxNetwork:
-    """A model file run by ONNX Runtime.
+    """A model file run by ONNX Runtime. Several threads may use it: one after another, each at full speed.
 
     provider: the one that really runs, one of `PROVIDERS`, whatever was asked for. backend: all about it.
     sha256: of the model file's bytes.
@@ -141,10 +142,7 @@ class OnnxNetwork:
         content = read_model_file(Path(path))
         self.path = Path(path)
         self.sha256 = hashlib.sha256(content).hexdigest()
-        if sha256 and self.sha256 != sha256.lower():
-            raise ModelFileError(
-                f"expected a model file of sha256 {sha256.lower()} at {self.path}, got {self.sha256}"
-            )
+        check_digest(self.path, self.sha256, sha256)
         options = options or BackendOptions(provider, threads=threads)
         _refuse_external_data(content, self.path)
         # Reading the metadata on the CPU first keeps a foreign file from a minutes-long TensorRT build.
@@ -160,6 +158,8 @@ class OnnxNetwork:
         model = Model(self.path, content, self.sha256, session)
         self._session, self.backend = open_backend(runtime, model, options, say)
         self.provider = self.backend.provider
+        self._output_names = output_names(self.contract)
+        self._turn = threading.Lock()
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -169,9 +169,10 @@ class OnnxNetwork:
     def predict(self, input_tensor: npt.NDArray[np.float32], rays: npt.NDArray[np.float64]) -> Prediction:
         """See `Network.predict`."""
         rays_tensor = np.ascontiguousarray(rays.transpose(2, 0, 1)[None], dtype=np.float32)
-        depth, scene_coordinates, weights, *offsets = self._session.run(
-            output_names(self.contract), {names.INPUT_IMAGE: input_tensor, names.INPUT_RAYS: rays_tensor}
-        )
+        inputs = {names.INPUT_IMAGE: input_tensor, names.INPUT_RAYS: rays_tensor}
+        with self._turn:
+            outputs = self._session.run(self._output_names, inputs)
+        depth, scene_coordinates, weights, *offsets = outputs
         return prediction_from_outputs(depth, scene_coordinates, weights, self.contract, *offsets)
 
 
@@ -218,6 +219,12 @@ def read_model_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"expected a readable model file at {path}, got: {error}") from error
+
+
+def check_digest(path: Path, sha256: str, expected: str) -> None:
+    """Raise ModelFileError unless a file has the expected digest; '' is any."""
+    if expected and sha256 != expected.lower():
+        raise ModelFileError(f"expected a model file of sha256 {expected.lower()} at {path}, got {sha256}")
 
 
 def _refuse_external_data(content: bytes, path: Path) -> None:

@@ -21,25 +21,30 @@ from structpose_ros.executor import ThreadsExecutor
 from structpose_ros.parameters import ParameterError
 
 EXIT_BAD_START = 2
-THREADS = 8  # of the executor: one for each thing that may wait or be slow, and some to spare
+THREADS = 8  # of the executor, for each node: one for each thing that may wait or be slow, some to spare
 
 
 def run_node(make_node: Callable[[], Node], name: str, args: list[str] | None = None) -> int:
-    """Make a node and spin it until SIGINT or SIGTERM; return the exit code. `name` is for its last words.
+    """Make a node and spin it until SIGINT or SIGTERM; see `run_nodes`."""
+    return run_nodes(lambda: [make_node()], name, args)
+
+
+def run_nodes(make_nodes: Callable[[], list[Node]], name: str, args: list[str] | None = None) -> int:
+    """Make nodes and spin them until SIGINT or SIGTERM; return the exit code. `name` is for the last words.
 
     A node whose callbacks may wait has a method `interrupt` that ends that.
     """
     stopping = set_by_signals()
     try:
         _init(name, args)
-        node = make_node()
+        nodes = make_nodes()
     except ParameterError as error:
         get_logger(name).fatal(str(error))
         return EXIT_BAD_START
     except Exception as error:
         get_logger(name).fatal(f"expected usable ROS arguments, got: {one_line(error)}")
         return EXIT_BAD_START
-    _spin(node, stopping)
+    _spin(nodes, stopping)
     _leave_unfinished_threads()
     return 0
 
@@ -100,10 +105,11 @@ def set_by_signals() -> Stopping:
     return stopping
 
 
-def _spin(node: Node, stopping: Stopping) -> None:
+def _spin(nodes: list[Node], stopping: Stopping) -> None:
     """Spin in a thread, so that this one, the main thread, is there when Python hands it a signal."""
-    executor = ThreadsExecutor(THREADS)
-    executor.add_node(node)
+    executor = ThreadsExecutor(THREADS * len(nodes))
+    for node in nodes:
+        executor.add_node(node)
 
     def spin() -> None:
         while not stopping.is_set() and rclpy.ok():
@@ -112,18 +118,20 @@ def _spin(node: Node, stopping: Stopping) -> None:
             except InvalidHandle:  # of what was destroyed while the executor gathered what to wait for
                 continue
             except Exception as error:  # of a callback: the next one may be fine, and the node stays up
-                node.get_logger().error(f"internal_error: {one_line(error)}", throttle_duration_sec=5.0)
+                nodes[0].get_logger().error(f"internal_error: {one_line(error)}", throttle_duration_sec=5.0)
         stopping.set()
 
     spinner = threading.Thread(target=spin, name="executor", daemon=True)
     spinner.start()
     stopping.wait()
-    if hasattr(node, "interrupt"):
-        node.interrupt()
+    for node in nodes:
+        if hasattr(node, "interrupt"):
+            node.interrupt()
     executor.create_task(lambda: None)  # spin_once returns only for work
     spinner.join()
     executor.shutdown()
-    node.destroy_node()
+    for node in nodes:
+        node.destroy_node()
     rclpy.try_shutdown()
 
 

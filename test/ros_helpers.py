@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ class NodeProcess:
     `environment` is added to this process' own, `before` is called in the new process before it begins.
     """
 
+    program: Sequence[str] = ("structpose_ros.node",)  # for python -m
+
     def __init__(
         self,
         domain: int,
@@ -106,7 +108,7 @@ class NodeProcess:
         **parameters: object,
     ) -> None:
         given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-        command = [sys.executable, "-m", "structpose_ros.node", "--ros-args", *given, *arguments]
+        command = [sys.executable, "-m", *self.program, "--ros-args", *given, *arguments]
         self._log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(

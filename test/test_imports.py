@@ -49,9 +49,11 @@ CORE = {
     "gpu",
     "mixed_precision",
     "sessions",
+    "shared_networks",
     "worker",
 }
 NODE = {
+    "cameras",
     "diagnostics",
     "executor",
     "frame_input",
@@ -96,6 +98,7 @@ CORE_IMPORTS = {
     "network": {"backend", "camera", "contract", "map_cloud", "onnx_files", "sessions"},
     "backend": {"cores", "engine_cache", "gpu", "mixed_precision", "resources", "sessions"},
     "sessions": {"contract", "cores", "engine_cache"},
+    "shared_networks": {"network", "sessions"},
     "build_engine": {"contract", "network", "sessions"},
     "cores": set(),
     "engine_cache": set(),
