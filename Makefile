@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 FUZZ_CASES ?= 10000
 SOAK_MINUTES ?= 60
+MUTANTS ?=
+ADVISORIES ?=
 # Lines and branches of the core that the whole suite must run; a part of it (PYTEST_ARGS) runs without measuring.
 COVERAGE := $(if $(strip $(PYTEST_ARGS)),,--cov --cov-fail-under=95)
 
@@ -21,7 +23,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench soak demo-model docs venv venv-test lint format lock clean distclean check-python
+.PHONY: help demo test mutation audit faults bench soak demo-model docs venv venv-test lint format lock clean distclean check-python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +39,14 @@ test: lint ## lint, type check and the whole test suite
 
 faults: venv-test ## the long run of the fault tests: FUZZ_CASES=10000 frames that no camera should send
 	@FUZZ_CASES=$(FUZZ_CASES) $(VENV_PYTHON) -m pytest test/faults -rA $(PYTEST_ARGS)
+
+mutation: check-python ## change the geometry a thousand times: do its tests notice? An hour; MUTANTS='*gate*' is a part
+	@$(PYTHON) tools/set_up.py mutation --torch "$(TORCH)"
+	@$(VENV_PYTHON) -m mutmut run $(MUTANTS)
+	@$(VENV_PYTHON) -m mutmut results
+
+audit: venv-test ## compare .venv with its lists: versions, files, licences; ADVISORIES=FILE: OSV's export of PyPI
+	@$(VENV_PYTHON) tools/audit.py $(if $(ADVISORIES),--advisories $(ADVISORIES))
 
 bench: venv-test ## the benchmarks; figures in out/bench
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \
@@ -71,11 +81,11 @@ format: venv-test ## let ruff rewrite the code
 	@$(VENV_PYTHON) -m ruff check --fix $(wildcard $(LINTED))
 	@$(VENV_PYTHON) -m ruff format $(wildcard $(LINTED))
 
-lock: ## pin the requirement lists anew (needs uv)
+lock: ## pin the requirement lists anew, with hashes (needs uv)
 	@tools/lock
 
 clean: ## remove outputs and caches, keep .venv
-	@rm -rf out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf out build install log mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv

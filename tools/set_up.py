@@ -1,8 +1,8 @@
 """Make .venv ready for `make demo`, `make test` or `make bench`, doing only what is not done yet.
 
-Run by the Makefile with any Python 3.10 or newer: python3 tools/set_up.py demo|test. Each step leaves a
-stamp with the hash of all it was made from, so a second run does nothing, and an edited requirement list
-repeats only that step and those after it.
+Run by the Makefile with any Python 3.10 or newer: python3 tools/set_up.py demo|test|mutation. Each step
+leaves a stamp with the hash of all it was made from, so a second run does nothing, and an edited requirement
+list repeats only that step and those after it.
 """
 
 from __future__ import annotations
@@ -120,6 +120,12 @@ def install_beside_ros(log: Path, extras: Sequence[str], torch: str) -> None:
     pip(log, "--constraint", constraints, *wanted, *torch.split())
 
 
+def mutation_step(requirements: Path) -> Step:
+    """Return the step that adds what changes the code to try the tests."""
+    title = "installing the mutation testing"
+    return Step("mutation", title, [requirements], lambda log: pip(log, "--requirement", requirements))
+
+
 def bare_steps(torch: str) -> dict[str, list[Step]]:
     """Return the steps for a machine without ROS 2."""
     demo_list, test_list = REQUIREMENTS / "demo.txt", REQUIREMENTS / "test.txt"
@@ -144,7 +150,8 @@ def bare_steps(torch: str) -> dict[str, list[Step]]:
         Step("bridge", "building tf2_msgs", bridge, lambda log: run([PYTHON, BARE_ROS / "install.py"], log)),
     ]
     title = f"installing {torch.split(maxsplit=1)[0]} and the test tools"
-    return {"demo": demo, "test": [*demo, Step("test", title, [test_list, XFEAT_LIST, torch], tests)]}
+    test = [*demo, Step("test", title, [test_list, XFEAT_LIST, torch], tests)]
+    return {"demo": demo, "test": test, "mutation": [*test, mutation_step(REQUIREMENTS / "mutation.txt")]}
 
 
 def ros_steps(torch: str) -> dict[str, list[Step]]:
@@ -166,7 +173,8 @@ def ros_steps(torch: str) -> dict[str, list[Step]]:
         Step("packages", "installing Python packages", [*PACKAGING, REQUIREMENTS / "build.in"], packages),
     ]
     title = f"installing {torch.split(maxsplit=1)[0]} and the test tools"
-    return {"demo": demo, "test": [*demo, Step("test", title, [XFEAT_LIST, torch], tests)]}
+    test = [*demo, Step("test", title, [XFEAT_LIST, torch], tests)]
+    return {"demo": demo, "test": test, "mutation": [*test, mutation_step(REQUIREMENTS / "mutation.in")]}
 
 
 def stamps(steps: Sequence[Step], identity: str) -> list[str]:
@@ -215,7 +223,7 @@ def set_up(goal: str, torch: str) -> None:
 def main() -> int:
     """Read the goal from the command line and set up for it."""
     parser = argparse.ArgumentParser(description="Make .venv ready for make demo or make test.")
-    parser.add_argument("goal", choices=("demo", "test"))
+    parser.add_argument("goal", choices=("demo", "test", "mutation"))
     parser.add_argument("--torch", default="torch", help="pip's words for torch, options included")
     arguments = parser.parse_args()
     try:
