@@ -252,7 +252,7 @@ def test_images_of_another_place(setting: tuple[Path, Path, np.ndarray], tmp_pat
         (0 + 1 / 2 + 2 / 3 + 3 / 4 + 4 / 5 + 5 / 6) / 6
     )
     (foreign / "b.jpg").write_bytes(b"")
-    with pytest.raises(RecordingError, match="b.jpg: expected an image"):
+    with pytest.raises(RecordingError, match="b.jpg: expected a JPEG or PNG file, got 0 bytes"):
         evaluate(model, root, "test", tmp_path / "none", provider="cpu", foreign=foreign)
     assert not (tmp_path / "none").exists()
     shutil.rmtree(foreign)
