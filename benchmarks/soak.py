@@ -23,6 +23,7 @@ from benchmarks.run import machine
 from benchmarks.soak_faults import FAULTS, Fault
 from benchmarks.soak_player import Player, Shown, frames_of, info_of
 from structpose_ros.resources import share_path
+from structpose_ros.training.frames import write_atomic
 from structpose_ros.training.metrics import write_metrics
 from structpose_ros.training.synthetic import render_demo
 
@@ -273,6 +274,10 @@ def main() -> int:
     soak.crashed |= process.returncode != 0
     summary = summary_of(soak, player, log.read_text(), arguments.minutes)
     failures = summary["failures"] = failures_of(summary)
+    lines = [f"{use.at:.1f},{use.resident},{use.threads},{use.handles}" for use in soak.uses]
+    write_atomic(
+        arguments.out / "use.csv", "\n".join(["seconds,resident,threads,handles", *lines, ""]).encode()
+    )
     write_metrics(arguments.out / "summary.json", summary)
     print_table(summary)
     print(f"\n  {arguments.out / 'summary.json'}")

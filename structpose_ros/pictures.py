@@ -8,6 +8,7 @@ from collections import deque
 import cv2
 import numpy as np
 import numpy.typing as npt
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from rclpy.clock import Clock
@@ -43,7 +44,8 @@ class Pictures:
         self._frustum = watch.publisher(Marker, "~/frustum", 2)
         self._lock = threading.Lock()
         self._path_listeners = 0
-        self._way: deque[tuple[npt.NDArray[np.float64], PoseStamped]] = deque(maxlen=PATH_LENGTH)
+        self._way: deque[tuple[npt.NDArray[np.float64], Time]] = deque(maxlen=PATH_LENGTH)
+        self._way_poses: deque[PoseStamped] | None = None  # of the way, while somebody listens: they are large
         self._corners_of: tuple[Camera, npt.NDArray[np.float64]] | None = None
 
     def publish_map(self, cloud: MapCloud | None) -> None:
@@ -56,6 +58,7 @@ class Pictures:
         """Begin the path anew."""
         with self._lock:
             self._way.clear()
+            self._way_poses = None
 
     def publish(self, result: Result, camera: Camera, header: Header, camera_frame: str) -> None:
         """Publish what somebody listens to of an accepted result; `header` and `camera` are the image's."""
@@ -89,10 +92,16 @@ class Pictures:
         with self._lock:
             metres, degrees = pose_error(map_from_camera, self._way[-1][0]) if self._way else (np.inf, np.inf)
             if metres >= PATH_STEP[0] or degrees >= PATH_STEP[1]:
-                pose = pose_stamped(map_from_camera, header.stamp, self._map_frame)
-                self._way.append((map_from_camera, pose))
+                self._way.append((map_from_camera, header.stamp))
+                if self._way_poses is not None:
+                    self._way_poses.append(pose_stamped(map_from_camera, header.stamp, self._map_frame))
                 due = listeners > 0
-            poses = [pose for _, pose in self._way] if due else []
+            if not listeners:
+                self._way_poses = None
+            elif self._way_poses is None:
+                made = (pose_stamped(*pose, self._map_frame) for pose in self._way)
+                self._way_poses = deque(made, maxlen=PATH_LENGTH)
+            poses = list(self._way_poses or []) if due else []
         if poses:
             head = Header(stamp=header.stamp, frame_id=self._map_frame)
             self._path.publish(Path(header=head, poses=poses))

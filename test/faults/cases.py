@@ -21,7 +21,9 @@ from structpose_ros.gate import RejectReason
 Message = Image | CompressedImage
 ANY = frozenset(reason.value for reason in RejectReason) - {"internal_error"}
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
+# Images, CameraInfo, regions and files of another size have no number in common: none fits another by chance.
 SIDES = st.sampled_from([1, 7, 47, 49, 63, 65, 640, 65535, 2**31, 2**32 - 1])
+INFO_SIDES = st.sampled_from([2, 9, 46, 50, 62, 66, 320, 65534, 2**31 - 1, 2**32 - 2])
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +74,7 @@ def _claims_another_size(draw: Draw, image: Image) -> frozenset[str]:
 
 
 def _another_size(draw: Draw, image: Image) -> frozenset[str]:
-    width, height = draw(st.sampled_from([(1, 1), (WIDTH - 1, HEIGHT), (WIDTH, HEIGHT + 1), (HEIGHT, WIDTH)]))
+    width, height = draw(st.sampled_from([(5, 5), (WIDTH - 3, HEIGHT), (WIDTH, HEIGHT + 3), (HEIGHT, WIDTH)]))
     other = image_message(picture(0, width, height))
     image.width, image.height, image.step, image.data = other.width, other.height, other.step, other.data
     return SIZE
@@ -247,7 +249,7 @@ def _lens(draw: Draw, info: CameraInfo) -> frozenset[str]:
 
 
 def _info_of_another_size(draw: Draw, info: CameraInfo) -> frozenset[str]:
-    setattr(info, draw(st.sampled_from(["width", "height"])), draw(SIDES))
+    setattr(info, draw(st.sampled_from(["width", "height"])), draw(INFO_SIDES))
     return SIZE
 
 
@@ -258,7 +260,7 @@ def _info_without_size(draw: Draw, info: CameraInfo) -> frozenset[str]:
 
 def _region(draw: Draw, info: CameraInfo) -> frozenset[str]:
     outside = [(1, 0, WIDTH, HEIGHT), (0, 0, 2**32 - 1, 1), (2**31, 2**31, 2**31, 2**31), (3, 3, 0, 0)]
-    inside = [(0, 0, 1, 1), (1, 1, WIDTH - 2, HEIGHT - 2)]
+    inside = [(0, 0, 4, 3), (5, 5, WIDTH - 10, HEIGHT - 10)]
     region = draw(st.sampled_from([*outside, *inside]))
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = region
     return SIZE if region in inside else BAD_INFO
