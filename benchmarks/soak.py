@@ -39,20 +39,24 @@ ALONE = {"frames.base_frame": "''", "frames.odom_frame": "''"}  # a camera that 
 
 @dataclass(frozen=True)
 class Use:
-    """What the node held `at` seconds after the beginning: resident memory in bytes, threads, open files."""
+    """What the node held: resident memory in bytes, threads, open files.
+
+    at: seconds since the beginning. fault: the one that was made then, '' for none.
+    """
 
     at: float
+    fault: str
     resident: int
     threads: int
     handles: int
 
     @staticmethod
-    def of(pid: int, at: float) -> Use:
+    def of(pid: int, at: float, fault: str) -> Use:
         """Ask the system."""
         process = Path(f"/proc/{pid}")
         pages = int((process / "statm").read_text().split()[1])
         threads, handles = (len(list((process / name).iterdir())) for name in ("task", "fd"))
-        return Use(at, pages * os.sysconf("SC_PAGE_SIZE"), threads, handles)
+        return Use(at, fault, pages * os.sysconf("SC_PAGE_SIZE"), threads, handles)
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Show:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(player)
         self._began = self._due = time.monotonic()
+        self._fault = ""
         self.soak = Soak()
 
     def run(self, seconds: float, is_alive: Callable[[], bool]) -> Soak:
@@ -118,12 +123,14 @@ class Show:
             if taken == float("inf") and heard.reported_at >= began and fault.seen(heard.values, before):
                 taken = heard.reported_at - began
 
+        self._fault = fault.name
         fault.begin(player)
         self._play(fault.seconds, lambda shown: fault.show(player, shown), look)
         fault.end(player)
         rest = LEAST_SECONDS - fault.seconds
         if rest > 0:
             self._play(rest, self._good, look)
+        self._fault = ""
         kind.times += 1
         if taken < float("inf"):
             kind.seen += 1
@@ -147,7 +154,7 @@ class Show:
         uses = self.soak.uses
         if not uses or at >= uses[-1].at + 1.0:
             try:
-                uses.append(Use.of(self._pid, at))
+                uses.append(Use.of(self._pid, at, self._fault))
             except OSError:  # it has ended
                 self.soak.crashed = True
 
@@ -274,9 +281,9 @@ def main() -> int:
     soak.crashed |= process.returncode != 0
     summary = summary_of(soak, player, log.read_text(), arguments.minutes)
     failures = summary["failures"] = failures_of(summary)
-    lines = [f"{use.at:.1f},{use.resident},{use.threads},{use.handles}" for use in soak.uses]
+    lines = [f"{use.at:.1f},{use.fault},{use.resident},{use.threads},{use.handles}" for use in soak.uses]
     write_atomic(
-        arguments.out / "use.csv", "\n".join(["seconds,resident,threads,handles", *lines, ""]).encode()
+        arguments.out / "use.csv", "\n".join(["seconds,fault,resident,threads,handles", *lines, ""]).encode()
     )
     write_metrics(arguments.out / "summary.json", summary)
     print_table(summary)

@@ -45,7 +45,7 @@ class Pictures:
         self._lock = threading.Lock()
         self._path_listeners = 0
         self._way: deque[tuple[npt.NDArray[np.float64], Time]] = deque(maxlen=PATH_LENGTH)
-        self._way_poses: deque[PoseStamped] | None = None  # of the way, while somebody listens: they are large
+        self._way_poses: deque[PoseStamped] | None = None  # the same, while somebody listens
         self._corners_of: tuple[Camera, npt.NDArray[np.float64]] | None = None
 
     def publish_map(self, cloud: MapCloud | None) -> None:
