@@ -118,8 +118,8 @@ def _without_stamp(player: Player, shown: Shown) -> None:
 
 
 def _late(player: Player, shown: Shown) -> None:
-    """A stamp before that of the last image. On a slow machine there may be none so new, and a pose."""
-    player.show(shown.image, info_of(shown.camera), shown.map_from_camera, time.time_ns() - 300_000_000)
+    """A stamp a little before that of the last pose, which the node has seen, however busy the machine is."""
+    player.show(shown.image, info_of(shown.camera), shown.map_from_camera, player.heard.posed_ns - 50_000_000)
 
 
 def _from_the_past(player: Player, shown: Shown) -> None:

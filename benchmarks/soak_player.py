@@ -48,6 +48,7 @@ class Heard:
     """What came of the node. latencies: when each pose came, and milliseconds from its image's stamp."""
 
     poses: int = 0
+    posed_ns: int = 0  # the last one's stamp
     wrong: list[str] = field(default_factory=list)
     latencies: list[tuple[float, float]] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
@@ -143,6 +144,7 @@ class Player(Node):
         now = time.time_ns()
         stamp_ns = nanoseconds_from_stamp(message.header.stamp)
         self.heard.poses += 1
+        self.heard.posed_ns = stamp_ns
         truth = self.expected.get(stamp_ns)
         if truth is None:
             self.heard.wrong.append(f"a pose of a frame that must give none, stamped {stamp_ns}")
