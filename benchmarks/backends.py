@@ -154,6 +154,8 @@ def quantised(path: Path, subject: Subject, folder: Path, feeds: list[dict[str, 
             return self.left.pop() if self.left else None
 
     target = folder / f"{path.stem}_int8_convolutions.onnx"
+    if target.is_file():
+        return target
     quantization.quantize_static(
         str(path),
         str(target),
@@ -358,16 +360,19 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--runs", type=int, default=120, help="per back end; 0: no times")
     parser.add_argument("--errors", action="store_true", help="also the errors on DATA's test split")
+    parser.add_argument("--work", type=Path, help="folder that keeps the models in int8 for the next time")
     parser.add_argument("--out", type=Path, default=Path("out/bench/backends.json"))
     arguments = parser.parse_args()
     recording = open_recording(arguments.data) if arguments.data else None
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.work or Path(temporary)
+        folder.mkdir(exist_ok=True)
         for path in arguments.model:
             subject = subject_of(path, recording)
             for threads in arguments.threads:
                 judged = recording if arguments.errors and threads == arguments.threads[0] else None
-                rows += measure(subject, threads, arguments.runs, judged, Path(folder))
+                rows += measure(subject, threads, arguments.runs, judged, folder)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"versions": versions(), "runs": arguments.runs, "rows": rows}
     arguments.out.write_text(json.dumps(content, indent=2))

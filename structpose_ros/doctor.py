@@ -70,6 +70,8 @@ def findings() -> tuple[Finding, ...]:
 
         gpu = any(path.exists() for path in GPU_FILES)
         found.append(provider_finding(provider_problems(import_onnxruntime()), gpu))
+        if "TensorrtExecutionProvider" in import_onnxruntime().get_available_providers():
+            found.append(engine_finding(cache_path() / "tensorrt"))
         found.append(model_finding())
     return (*found, cache_finding(cache_path()), shared_memory_finding(os.environ))
 
@@ -161,6 +163,18 @@ def model_finding(path: Path | None = None) -> Finding:
     return Finding(
         Level.OK, subject, f"'{contract.dataset}', input {size}, format {contract.format_version}: {path}"
     )
+
+
+def engine_finding(folder: Path) -> Finding:
+    """Say which TensorRT engines are kept, and for what."""
+    from structpose_ros.engine_cache import kept_engines
+
+    engines = kept_engines(folder)
+    if not engines:
+        advice = "ros2 run structpose_ros build_engine MODEL, or the node builds one at its first start"
+        return Finding(Level.OK, "TensorRT engines", f"none in {folder}: {advice}")
+    names = [f"model {item['model'][:8]} in {item['precision']} on {item['gpu']}" for item in engines]
+    return Finding(Level.OK, "TensorRT engines", f"{'; '.join(names)}: {folder}")
 
 
 def cache_finding(folder: Path) -> Finding:

@@ -176,6 +176,18 @@ class EngineCache:
             path.replace(self.timing / path.name)
 
 
+def kept_engines(root: Path) -> list[dict[str, str]]:
+    """Return what the engines below a root were built for; those that can't be read are left out."""
+    engines = []
+    for path in sorted(root.glob(f"*/{DESCRIPTION}")):
+        try:
+            content = json.loads(path.read_text())
+            engines.append({name: str(content[name]) for name in ("model", "precision", "gpu")})
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another release's, or being removed
+    return engines
+
+
 def _key(parts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()[:32]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -316,3 +317,14 @@ def test_the_real_ros2doctor_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "ERROR: structpose_ros: broken: doesn't work",
     ]
     assert doctor.StructposeReport().report().items[0] == ("fine [ok]", "as it should be")
+
+
+def test_engines_that_are_kept_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "tensorrt"
+    assert "none in" in doctor.engine_finding(folder).message
+    (folder / "key").mkdir(parents=True)
+    parts = {"model": "0123456789ab", "precision": "fp16", "gpu": "Orin", "seconds": 80.0}
+    (folder / "key" / "engine.json").write_text(json.dumps(parts))
+    found = doctor.engine_finding(folder)
+    assert found.level is doctor.Level.OK
+    assert found.message == f"model 01234567 in fp16 on Orin: {folder}"

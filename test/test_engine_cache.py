@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from structpose_ros.engine_cache import DESCRIPTION, CacheFolders, EngineCache, Opened
+from structpose_ros.engine_cache import DESCRIPTION, CacheFolders, EngineCache, Opened, kept_engines
 
 PARTS = {
     **{"model": "ab", "onnxruntime": "1.22.0", "tensorrt": "100300"},
@@ -215,3 +215,15 @@ def test_the_faster_of_two_processes_has_its_engine_replaced_by_the_same(
     builder.before = another_is_faster
     assert opened(root, builder).warning == ""
     assert opened(root, builder).session == "loaded"
+
+
+def test_engines_are_listed_by_what_they_are_for(root: Path, builder: Builder) -> None:
+    assert kept_engines(root) == []
+    opened(root, builder)
+    opened(root, builder, model="cd", precision="fp16")
+    (root / "other").mkdir()
+    (root / "other" / DESCRIPTION).write_text("[]")
+    (root / "another").mkdir()
+    (root / "another" / DESCRIPTION).write_text("{")
+    found = sorted(item["model"] + item["precision"] + item["gpu"] for item in kept_engines(root))
+    assert found == ["abtf32Orin", "cdfp16Orin"]
