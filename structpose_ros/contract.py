@@ -27,6 +27,7 @@ OUTPUT_OFFSETS = "offsets"  # of models with keypoints
 _MOST_CHARACTERS = 1_000_000  # of a metadata entry, unless it says otherwise
 _MOST_PIXELS = 2**24  # of an input image: what the node makes for each frame grows with it
 _LARGEST = 1e9  # of metres and factors: their squares, and sums over all points, stay finite
+_LARGEST_SCALE = 1e18  # of a covariance: where the data is exact, it makes much of what rounding leaves
 _SHOWN = 200  # characters at most of a foreign value in a message
 
 Built = TypeVar("Built")
@@ -105,9 +106,9 @@ class ModelContract:
                 raise ModelFileError(f"{name}: expected at most {_LARGEST:g} m, got {getattr(self, name)}")
         if any(low > high for low, high in zip(self.map_min, self.map_max, strict=True)):
             raise ModelFileError(f"expected map_min <= map_max, got {self.map_min} and {self.map_max}")
-        if not 0 < self.covariance_scale <= _LARGEST:
+        if not 0 < self.covariance_scale <= _LARGEST_SCALE:
             raise ModelFileError(
-                f"expected a covariance scale above 0, up to {_LARGEST:g}, got {self.covariance_scale}"
+                f"expected a covariance scale above 0, up to {_LARGEST_SCALE:g}, got {self.covariance_scale}"
             )
         floor = self.covariance_floor
         if len(floor) != 2 or not all(0 <= value <= _LARGEST for value in floor):
