@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from structpose_ros import contract as names
 from structpose_ros.backend import Model, open_backend
+from structpose_ros.bound_session import DEVICES, BoundSession
 from structpose_ros.camera import Camera
 from structpose_ros.contract import ModelContract, ModelFileError
 from structpose_ros.map_cloud import MapCloud
@@ -159,6 +160,10 @@ class OnnxNetwork:
         self._session, self.backend = open_backend(runtime, model, options, say)
         self.provider = self.backend.provider
         self._output_names = output_names(self.contract)
+        device = DEVICES.get(self.provider)
+        self._bound = (
+            None if device is None else BoundSession(runtime, self._session, self._output_names, device)
+        )
         self._turn = threading.Lock()
 
     @property
@@ -171,7 +176,10 @@ class OnnxNetwork:
         rays_tensor = np.ascontiguousarray(rays.transpose(2, 0, 1)[None], dtype=np.float32)
         inputs = {names.INPUT_IMAGE: input_tensor, names.INPUT_RAYS: rays_tensor}
         with self._turn:
-            outputs = self._session.run(self._output_names, inputs)
+            if self._bound is None:
+                outputs = self._session.run(self._output_names, inputs)
+            else:
+                outputs = self._bound.run(inputs)
         depth, scene_coordinates, weights, *offsets = outputs
         return prediction_from_outputs(depth, scene_coordinates, weights, self.contract, *offsets)
 

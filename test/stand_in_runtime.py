@@ -24,7 +24,7 @@ class StandInRuntime:
 
     `available` is what it was built with, `working` what a session takes; those in `raising` can't load
     at all. Every session runs on the CPU. `asked` lists the chains of providers asked for, `told` their
-    options, `given` the models.
+    options, `given` the models, `placed` the devices of tensors that lie ready.
     """
 
     SessionOptions = onnxruntime.SessionOptions
@@ -36,6 +36,8 @@ class StandInRuntime:
         self.told: list[dict[str, dict[str, Any]]] = []
         self.given: list[bytes] = []
         self.settings: list[onnxruntime.SessionOptions] = []
+        self.placed: list[str] = []
+        self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._place)
 
     def get_available_providers(self) -> list[str]:
         return self.available
@@ -59,8 +61,15 @@ class StandInRuntime:
             get_inputs=session.get_inputs,
             get_outputs=session.get_outputs,
             run=session.run,
+            io_binding=session.io_binding,
+            run_with_iobinding=session.run_with_iobinding,
             get_providers=lambda: taken,
         )
+
+    def _place(self, shape: list[int], kind: Any, device: str, number: int) -> onnxruntime.OrtValue:
+        """Note which device a tensor is to lie on; it lies on the CPU."""
+        self.placed.append(f"{device}:{number}")
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cpu", 0)
 
     def write_engine(self, told: dict[str, Any]) -> None:
         """Do with the caches what ONNX Runtime does."""

@@ -80,6 +80,13 @@ def test_an_image_is_normalised_per_channel() -> None:
         np.testing.assert_allclose(tensor[0, channel], expected, atol=1e-6)
 
 
+def test_a_tensor_that_lies_ready_is_filled() -> None:
+    image = np.random.default_rng(3).integers(0, 256, size=(48, 64, 3), dtype=np.uint8)
+    ready = np.full((1, 3, 48, 64), np.nan, dtype=np.float32)
+    assert normalized_tensor(image[:, ::-1], contract(), ready) is ready
+    np.testing.assert_array_equal(ready, normalized_tensor(image[:, ::-1], contract()))
+
+
 def test_the_file_is_known_by_its_path_contract_and_hash(model: Path) -> None:
     loaded = OnnxNetwork(str(model))
     assert loaded.path == model
