@@ -25,6 +25,7 @@ from structpose_ros.sessions import (
 )
 
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"  # NVIDIA's libraries multiply float32 as float32 where it is 0
+_OBEYS_TYPES = 100_000  # TensorRT 10.0.0: from it on the graph's types are obeyed
 _CPU_OPERATOR = b"MatMulInteger"  # of unsigned by signed bytes; its name stands in the file as it is
 _EXTRAS = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "openvino", "cpu": "cpu"}
 
@@ -108,6 +109,32 @@ def _judged(backend: Backend, problems: list[str], options: BackendOptions, say:
 def _open(
     runtime: ModuleType, model: Model, provider: str, options: BackendOptions, say: Say
 ) -> tuple[Any, Backend]:
+    _expect_provider(runtime, provider)
+    half = options.precision == "fp16" and provider in GPU
+    warnings = _misfits(model, provider, options)
+    content = _half(model) if half else model.content
+    precision, threads = _precision(provider, options, half), _threads(options)
+
+    def create(folders: CacheFolders | None = None) -> Any:
+        chain = provider_chain(provider, options, folders)
+        return create_session(runtime, content, options, provider, model.path, chain)
+
+    if provider == "cpu":
+        return model.cpu_session, Backend(provider, precision, threads, "", warnings)
+    if provider != "tensorrt":
+        return create(), Backend(provider, precision, threads, "", warnings)
+    parts = engine_parts(runtime, model, precision)
+    if half and int(parts["tensorrt"]) < _OBEYS_TYPES:
+        raise ProviderError(
+            f"expected TensorRT 10 or later for precision fp16, got version {parts['tensorrt']}"
+        )
+    cache = EngineCache(options.cache or cache_path() / "tensorrt", parts)
+    opened = cache.open(create, say, ProviderError)
+    warnings += (opened.warning,) if opened.warning else ()
+    return opened.session, Backend(provider, precision, threads, opened.engine, warnings)
+
+
+def _expect_provider(runtime: ModuleType, provider: str) -> None:
     if provider not in PROVIDERS:
         raise ProviderError(f"expected a provider of auto, {', '.join(PROVIDERS)}, got '{provider}'")
     available = runtime.get_available_providers()
@@ -117,36 +144,26 @@ def _open(
             f"pip install 'structpose_ros[{_EXTRAS[provider]}]' in place of the other, or set the provider "
             "to 'auto'"
         )
+
+
+def _misfits(model: Model, provider: str, options: BackendOptions) -> tuple[str, ...]:
+    """Return what is to be warned of because provider, precision and model don't go together.
+
+    Raises:
+        ProviderError: nobody allowed another precision than the one asked for.
+    """
     warnings = []
-    half = options.precision == "fp16"
-    if half and provider not in GPU:
+    if options.precision == "fp16" and provider not in GPU:
         problem = f"expected tensorrt or cuda for precision fp16, got {provider}, which computes in fp32"
         if not options.allow_fallback:
             raise ProviderError(problem)
         warnings.append(problem)
-        half = False
-    content = _half(model) if half else model.content
-    if provider in GPU and _CPU_OPERATOR in content:
+    if provider in GPU and _CPU_OPERATOR in model.content:
         warnings.append(
             "the model looks its map up in bytes, which ONNX Runtime does on the CPU: every frame goes there "
             "and back; export it again without --int8 for a GPU"
         )
-    threads = _threads(options)
-
-    def create(folders: CacheFolders | None = None) -> Any:
-        chain = provider_chain(provider, options, folders)
-        return create_session(runtime, content, options, provider, model.path, chain)
-
-    if provider == "cpu":
-        return model.cpu_session, Backend(provider, "fp32", threads, "", tuple(warnings))
-    if provider != "tensorrt":
-        precision = _precision(provider, options, half)
-        return create(), Backend(provider, precision, threads, "", tuple(warnings))
-    precision = _precision(provider, options, half)
-    cache = EngineCache(options.cache or cache_path() / "tensorrt", engine_parts(runtime, model, precision))
-    opened = cache.open(create, say, ProviderError)
-    warnings += [opened.warning] if opened.warning else []
-    return opened.session, Backend(provider, precision, threads, opened.engine, tuple(warnings))
+    return tuple(warnings)
 
 
 def engine_parts(runtime: ModuleType, model: Model, precision: str) -> dict[str, str]:
@@ -184,7 +201,7 @@ def _half(model: Model) -> bytes:
 
 def _precision(provider: str, options: BackendOptions, half: bool) -> str:
     rest = "tf32" if options.precision == "auto" else "fp32"
-    if provider == "openvino":
+    if provider not in GPU:
         return "fp32"
     if provider == "tensorrt" and os.environ.get(TF32_VARIABLE) != "0":
         rest = "tf32"  # its builder may always take it

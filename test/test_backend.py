@@ -226,6 +226,20 @@ def test_fp16_of_a_model_without_convolutions_is_an_error(model: Path, stand_in:
         load(model, provider="cuda", precision="fp16")
 
 
+def test_a_tensorrt_that_obeys_no_types_has_no_fp16(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(ALL, ALL)
+    path = write_convolutions(tmp_path / "net.onnx")
+    monkeypatch.setattr(backend, "tensorrt_version", lambda: "8601")
+    assert load(path, provider="tensorrt").provider == "tensorrt"
+    with pytest.raises(
+        ProviderError, match="expected TensorRT 10 or later for precision fp16, got version 86"
+    ):
+        load(path, provider="tensorrt", precision="fp16")
+    assert load(path, provider="auto", precision="fp16").provider == "cuda"
+
+
 def test_a_look_up_in_bytes_is_warned_of_on_a_gpu_alone(stand_in: StandIn) -> None:
     stand_in(ALL, ALL)
     demo = Path(__file__).resolve().parent.parent / "models" / "demo_room.onnx"
