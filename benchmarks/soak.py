@@ -27,6 +27,7 @@ EVERY = 8.0  # seconds from the end of a fault to the next one
 VISIBLE = 1.0  # seconds within which diagnostics must show a fault
 LEAST_SECONDS = 3.0  # a fault that lasts for less is waited for so long
 START_DEADLINE = 60.0
+PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 ALONE = {"frames.base_frame": "''", "frames.odom_frame": "''"}  # a camera that no robot carries
 
 
@@ -112,12 +113,17 @@ class Show:
 
 @contextmanager
 def node_process(model: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The node; at the end it is asked to go."""
+    """The node; at the end it is asked to go.
+
+    The profile for large images is the camera's: with it the node would have 16 MiB of shared memory too,
+    which fill up over hours with its own small messages.
+    """
     given = {"model.path": str(model.resolve()), **ALONE}
     assignments = [part for name, value in given.items() for part in ("-p", f"{name}:={value}")]
     command = [sys.executable, "-m", "structpose_ros.node", "--ros-args", *assignments]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        environment = {name: value for name, value in os.environ.items() if name != PROFILE}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             yield process
         finally:
@@ -137,7 +143,7 @@ def main() -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", str(30 + os.getpid() % 60))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     profile = share_path("config", "fastdds_shm.xml")
-    os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
+    os.environ.setdefault(PROFILE, str(profile))
     model = arguments.model or share_path("models", "demo_room.onnx")
     arguments.out.mkdir(parents=True, exist_ok=True)
     render_demo(arguments.out / "room", tours=("localization",))
@@ -155,9 +161,12 @@ def main() -> int:
     soak.crashed |= process.returncode != 0
     summary = summary_of(soak, player, log.read_text(), arguments.minutes)
     failures = summary["failures"] = failures_of(summary)
-    lines = [f"{use.at:.1f},{use.fault},{use.resident},{use.threads},{use.handles}" for use in soak.uses]
+    lines = [
+        f"{use.at:.1f},{use.fault},{use.resident},{use.own},{use.threads},{use.handles}" for use in soak.uses
+    ]
     write_atomic(
-        arguments.out / "use.csv", "\n".join(["seconds,fault,resident,threads,handles", *lines, ""]).encode()
+        arguments.out / "use.csv",
+        "\n".join(["seconds,fault,resident,own,threads,handles", *lines, ""]).encode(),
     )
     write_metrics(arguments.out / "summary.json", summary)
     print_table(summary)

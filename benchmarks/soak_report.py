@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ TROUBLES = ("Traceback", "internal_error", "never retrieved", "terminate called"
 
 @dataclass(frozen=True)
 class Use:
-    """What the node held: resident memory in bytes, threads, open files.
+    """What the node held: resident memory in bytes, what of it is its own alone, threads, open files.
 
     at: seconds since the beginning. fault: the one that was made then, '' for none.
     """
@@ -28,6 +27,7 @@ class Use:
     at: float
     fault: str
     resident: int
+    own: int
     threads: int
     handles: int
 
@@ -35,9 +35,10 @@ class Use:
     def of(pid: int, at: float, fault: str) -> Use:
         """Ask the system."""
         process = Path(f"/proc/{pid}")
-        pages = int((process / "statm").read_text().split()[1])
+        lines = [line.split() for line in (process / "status").read_text().splitlines()]
+        kilobytes = {line[0]: int(line[1]) for line in lines if line[0] in ("VmRSS:", "RssAnon:")}
         threads, handles = (len(list((process / name).iterdir())) for name in ("task", "fd"))
-        return Use(at, fault, pages * os.sysconf("SC_PAGE_SIZE"), threads, handles)
+        return Use(at, fault, 1024 * kilobytes["VmRSS:"], 1024 * kilobytes["RssAnon:"], threads, handles)
 
 
 @dataclass
@@ -71,6 +72,7 @@ def summary_of(soak: Soak, player: Player, log: str, minutes: float) -> dict[str
         return tuple(statistics.median(getattr(use, name) for use in part) for part in (began, ended))  # type: ignore[return-value]
 
     resident, threads, handles = medians("resident"), medians("threads"), medians("handles")
+    own = medians("own")
     at, latency = np.array(player.heard.latencies).T
     parts = latency[at < at[0] + window], latency[at >= at[-1] - window]
     return {
@@ -81,6 +83,7 @@ def summary_of(soak: Soak, player: Player, log: str, minutes: float) -> dict[str
         "wrong": player.heard.wrong[:20],
         "rss_growth": resident[1] / resident[0] - 1,
         "rss_mb": [round(value / 1e6, 2) for value in resident],
+        "own_mb": [round(value / 1e6, 2) for value in own],  # without files and memory shared with others
         "measured_from_minute": round(first_s / 60, 2),
         "threads": [int(value) for value in threads],
         "handles": [int(value) for value in handles],
@@ -123,6 +126,7 @@ def print_table(summary: dict[str, Any]) -> None:
         ("minutes, frames, poses", f"{summary['minutes']}, {summary['frames']}, {summary['poses']}"),
         ("wrong poses", summary["wrong_poses"]),
         ("memory", f"{summary['rss_mb'][0]} -> {summary['rss_mb'][1]} MB ({summary['rss_growth']:+.2%})"),
+        ("of it the node's alone", "{} -> {} MB".format(*summary["own_mb"])),
         ("threads", "{} -> {}".format(*summary["threads"])),
         ("handles", "{} -> {}".format(*summary["handles"])),
         ("latency p50, p99 at first", f"{first['p50']}, {first['p99']} ms"),
