@@ -96,6 +96,7 @@ class CameraInfos:
 
     A driver publishes an image and then its CameraInfo, so the match may arrive just after the image. It is
     waited for, but only while the stream keeps matching: one that never does must not delay every frame.
+    Where it was lost, the latest serves in its place, unless the camera has changed of late.
     """
 
     CAPACITY = 30
@@ -105,12 +106,15 @@ class CameraInfos:
         self._by_stamp: dict[int, CameraInfo] = {}
         self._latest: CameraInfo | None = None
         self._asked: int | None = None
+        self._alike = 0  # how many of the last messages describe the same camera
         self._arrived = threading.Condition()
 
     def add(self, message: CameraInfo) -> None:
         """Remember a message, in place of the oldest when there are too many."""
         stamp = nanoseconds_from_stamp(message.header.stamp)
         with self._arrived:
+            same = self._latest is not None and _calibration(message) == _calibration(self._latest)
+            self._alike = self._alike + 1 if same else 1
             self._latest = message
             self._by_stamp.pop(stamp, None)
             self._by_stamp[stamp] = message
@@ -119,14 +123,30 @@ class CameraInfos:
             self._arrived.notify_all()
 
     def find(self, stamp: Time) -> tuple[CameraInfo | None, bool]:
-        """Return the message of exactly this stamp and True, or else the latest one, if any, and False."""
+        """Return the message of exactly this stamp and True, or else the latest one, if any, and False.
+
+        Raises:
+            FrameRejectedError: there is none of this stamp, and those that are kept differ.
+        """
         key = nanoseconds_from_stamp(stamp)
         with self._arrived:
             if self._asked is None or self._asked in self._by_stamp:
                 self._arrived.wait_for(lambda: key in self._by_stamp, self.MATCH_WAIT)
             self._asked = key
             matching = self._by_stamp.get(key)
+            if matching is None and self._alike < len(self._by_stamp):
+                raise FrameRejectedError(
+                    RejectReason.NO_CAMERA_INFO,
+                    "expected the CameraInfo of the image's stamp, as the camera changes, got others only",
+                )
             return (self._latest, False) if matching is None else (matching, True)
+
+
+def _calibration(message: CameraInfo) -> tuple[object, ...]:
+    """All that makes a camera of a message."""
+    numbers = (tuple(message.k), tuple(message.d), tuple(message.p), tuple(message.r))
+    size = (message.width, message.height, message.binning_x, message.binning_y)
+    return (*numbers, *size, message.distortion_model, message.roi)
 
 
 def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, rectified: bool) -> FrameInput:

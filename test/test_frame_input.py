@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest import mock
 
 import cv2
@@ -52,3 +53,23 @@ def test_a_file_of_another_size_than_the_cameras_is_not_decoded() -> None:
     ):
         read_frame(large, infos, rectified=False)
     assert read_frame(png(WIDTH, HEIGHT), infos, rectified=False).image_rgb.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_lost_camera_info_is_replaced_only_while_the_camera_stays_the_same() -> None:
+    """By the latest; after a change, not until all that are kept are of the new camera."""
+    other = camera_info_message(TRAINING_CAMERA.resized(2 * WIDTH, 2 * HEIGHT))
+    lost = Time(sec=5)
+    infos = CameraInfos()
+    infos.add(camera_info_message(TRAINING_CAMERA))
+    assert infos.find(lost)[0] is not None
+    for second in range(10, 10 + CameraInfos.CAPACITY):
+        with (
+            pytest.raises(FrameRejectedError, match="as the camera changes") if second > 10 else nullcontext()
+        ):
+            assert not infos.find(lost)[1]
+        changed = camera_info_message(TRAINING_CAMERA.resized(2 * WIDTH, 2 * HEIGHT))
+        changed.header.stamp = Time(sec=second)
+        infos.add(changed)
+        assert infos.find(changed.header.stamp) == (changed, True)
+    latest, matched = infos.find(lost)
+    assert latest is not None and (latest.width, matched) == (other.width, False)
