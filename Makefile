@@ -42,8 +42,8 @@ faults: venv-test ## the long run of the fault tests: FUZZ_CASES=10000 frames th
 
 mutation: check-python ## change the geometry a thousand times: do its tests notice? An hour; MUTANTS='*gate*' is a part
 	@$(PYTHON) tools/set_up.py mutation --torch "$(TORCH)"
-	@$(VENV_PYTHON) -m mutmut run $(MUTANTS)
-	@$(VENV_PYTHON) -m mutmut results
+	@.venv/bin/mutmut run $(MUTANTS)
+	@.venv/bin/mutmut results
 
 audit: venv-test ## compare .venv with its lists: versions, files, licences; ADVISORIES=FILE: OSV's export of PyPI
 	@$(VENV_PYTHON) tools/audit.py $(if $(ADVISORIES),--advisories $(ADVISORIES))
