@@ -137,12 +137,18 @@ def align(
         )
     if not np.isfinite(given).all() or (given < 0).any():
         return AlignmentFailure.NON_FINITE
+    if not len(given):
+        return AlignmentFailure.ZERO_WEIGHTS
     used = given > 0
-    if not used.all():  # what has no weight must not reach a sum: 0 * inf is NaN
+    failure = None if used.any() else AlignmentFailure.ZERO_WEIGHTS
+    if failure is None and not used.all():  # what has no weight must not reach a sum: 0 * inf is NaN
         a, b = np.where(used[:, None], a, 0.0), np.where(used[:, None], b, 0.0)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return AlignmentFailure.NON_FINITE
+        return failure or AlignmentFailure.NON_FINITE
     a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)  # long rows: twice as fast below
+    # From here on a failure is noted and the work goes on: a frame takes as long whatever the camera sees.
+    if failure is not None:
+        given = np.ones_like(given)
 
     rounding = _ROUNDING * math.sqrt(_dot(a.ravel(), a.ravel()) * _dot(b.ravel(), b.ravel()))
     current = given
@@ -150,16 +156,17 @@ def align(
         current = consensus(a, b, given, options.consensus_starts)
     solved = _solve(a, b, current, rounding, options)
     for _ in range(options.robust_rounds):
-        if isinstance(solved, AlignmentFailure):
-            return solved
+        failure = failure or solved.failure
         squared = _squared_residuals(a, b, solved)
         scale = options.robust_scale**2 * weighted_median(squared, given) + options.robust_floor**2
         current = given * (scale / (scale + squared)) ** 2
         solved = _solve(a, b, current, rounding, options)
-    if isinstance(solved, AlignmentFailure):
-        return solved
+    failure = failure or solved.failure
     if options.refine_rounds > 0:
-        return _refined(a, b, given, solved, options)
+        refined = _refined(a, b, given, solved, options)
+        return failure or refined
+    if failure is not None:
+        return failure
 
     squared = _squared_residuals(a, b, solved)
     residuals = np.sqrt(squared)
@@ -222,22 +229,25 @@ def _dot(a: Array, b: Array) -> float:
 
 
 class _Solved(NamedTuple):
+    """A closed-form solve; what it says is of no use where there is a `failure`."""
+
     rotation: Array
     translation: Array
     singular_values: Array
     effective_points: float
+    failure: AlignmentFailure | None
 
 
-def _solve(
-    a: Array, b: Array, weights: Array, rounding: float, options: AlignmentOptions
-) -> _Solved | AlignmentFailure:
+def _solve(a: Array, b: Array, weights: Array, rounding: float, options: AlignmentOptions) -> _Solved:
     """One weighted Kabsch solve of points (3, N); `rounding` is what the cross-covariance must exceed."""
+    failure = None
     total = float(weights.sum())
     if total <= 0:
-        return AlignmentFailure.ZERO_WEIGHTS
+        failure = AlignmentFailure.ZERO_WEIGHTS
+        weights, total = np.ones_like(weights), float(len(weights))
     effective_points = total**2 / _dot(weights, weights)
     if effective_points < options.min_effective_points * (1.0 - 1e-9):  # equal weights may round below N
-        return AlignmentFailure.TOO_FEW_POINTS
+        failure = failure or AlignmentFailure.TOO_FEW_POINTS
     share = weights / total
     mean_a, mean_b = np.einsum("in,n->i", a, share), np.einsum("in,n->i", b, share)
     # The weight enters once. Weighting both centred sets would square it.
@@ -245,10 +255,10 @@ def _solve(
     u, singular_values, vt = np.linalg.svd(cross_covariance)
     largest, second, _ = singular_values
     if second <= options.min_spread * largest or largest <= rounding:
-        return AlignmentFailure.COLLINEAR
+        failure = failure or AlignmentFailure.COLLINEAR
     handedness = np.array([1.0, 1.0, np.linalg.det(vt.T @ u.T)])
     rotation = (vt.T * handedness) @ u.T
-    return _Solved(rotation, mean_b - rotation @ mean_a, singular_values, effective_points)
+    return _Solved(rotation, mean_b - rotation @ mean_a, singular_values, effective_points, failure)
 
 
 def _squared_residuals(a: Array, b: Array, solved: _Solved) -> Array:

@@ -23,6 +23,8 @@ from structpose_ros.geometry import rotation_from_vector
 Array = npt.NDArray[np.float64]
 DAMPING = 1e-4  # of the mean diagonal of the normal equations' translation and rotation, in every round
 IN_METRES = 0.5  # share of the rounds, the first ones, that weigh errors in metres across the ray
+_UPPER = np.triu_indices(3)
+_UNTHREADED = 9000  # numbers of a matrix times a vector; OpenBLAS takes several threads from 9216 on
 NEAREST = 0.05  # metres; a point nearer to the camera's plane than this, or behind it, has no say
 
 
@@ -130,7 +132,7 @@ class _Rays(NamedTuple):
     Jacobians are -g / z and g x p, and only the depth z changes from round to round.
 
     by_translation: (3, 2N), -g for both coordinates. by_rotation: (3, 2N), g x p. The products are sums over
-    both coordinates: tt (9, N), tr (9, N) and rr (9, N).
+    both coordinates: tr (9, N), and of the symmetric ones the upper half, tt (6, N) and rr (6, N).
     """
 
     by_translation: Array
@@ -146,21 +148,29 @@ class _Rays(NamedTuple):
         one, zero = np.ones_like(u), np.zeros_like(u)
         t = np.array([[-one, zero], [zero, -one], [u, v]])
         r = np.array([[u * v, 1.0 + v * v], [-1.0 - u * u, -u * v], [v, -u]])
-        products = (np.einsum("ian,jan->ijn", *pair).reshape(9, -1) for pair in ((t, t), (t, r), (r, r)))
-        return _Rays(t.reshape(3, -1), r.reshape(3, -1), *products)
+        tt, tr, rr = ((first[:, None] * second).sum(axis=2) for first, second in ((t, t), (t, r), (r, r)))
+        return _Rays(t.reshape(3, -1), r.reshape(3, -1), tt[_UPPER], tr.reshape(9, -1), rr[_UPPER])
 
     def normal_equations(self, errors: Array, inverse_z: Array, weights: Array) -> tuple[Array, Array]:
-        """Return the sums of w J'J (6, 6) and of w J'e (6,), camera axes.
-
-        By einsum, not BLAS: waking its threads takes longer than the products.
-        """
+        """Return the sums of w J'J (6, 6) and of w J'e (6,), camera axes."""
         by_z = weights * inverse_z
         normal_matrix = np.empty((6, 6))
-        normal_matrix[:3, :3] = np.einsum("in,n->i", self.tt, by_z * inverse_z).reshape(3, 3)
-        normal_matrix[:3, 3:] = np.einsum("in,n->i", self.tr, by_z).reshape(3, 3)
+        translations, rotations = normal_matrix[:3, :3], normal_matrix[3:, 3:]
+        translations[_UPPER] = translations.T[_UPPER] = _sums(self.tt, by_z * inverse_z)
+        rotations[_UPPER] = rotations.T[_UPPER] = _sums(self.rr, weights)
+        normal_matrix[:3, 3:] = _sums(self.tr, by_z).reshape(3, 3)
         normal_matrix[3:, :3] = normal_matrix[:3, 3:].T
-        normal_matrix[3:, 3:] = np.einsum("in,n->i", self.rr, weights).reshape(3, 3)
         gradient = np.empty(6)
-        gradient[:3] = np.einsum("in,n->i", self.by_translation, (errors * by_z).ravel())
-        gradient[3:] = np.einsum("in,n->i", self.by_rotation, (errors * weights).ravel())
+        gradient[:3] = _sums(self.by_translation, (errors * by_z).ravel())
+        gradient[3:] = _sums(self.by_rotation, (errors * weights).ravel())
         return normal_matrix, gradient
+
+
+def _sums(rows: Array, weights: Array) -> Array:
+    """Return the weighted sums (R,) of rows (R, N).
+
+    BLAS is three times as fast, but wakes its threads for long rows, which takes longer than the sums.
+    """
+    if rows.size <= _UNTHREADED:
+        return np.asarray(rows @ weights)
+    return np.asarray(np.einsum("in,n->i", rows, weights))
