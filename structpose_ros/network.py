@@ -80,10 +80,10 @@ def normalized_tensor(
     offset = (np.asarray(contract.normalization_mean) / np.asarray(contract.normalization_std)).astype(
         np.float32
     )
-    # Planes of bytes first, then arithmetic along each: several times as fast as along the three channels.
+    # Scaled and shifted on the way from bytes to numbers; NumPy takes a pass for each, over numbers.
     for channel, plane in enumerate(cv2.split(image_rgb)):
-        np.multiply(plane, scale[channel], out=tensor[0, channel], dtype=np.float32)
-        tensor[0, channel] -= offset[channel]
+        shift = -float(offset[channel])
+        cv2.addWeighted(plane, float(scale[channel]), plane, 0.0, shift, tensor[0, channel], cv2.CV_32F)
     return tensor
 
 

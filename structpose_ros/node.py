@@ -41,7 +41,7 @@ from structpose_ros.tracking import State, Tracker
 from structpose_ros.transforms import TransformError, Transforms
 from structpose_ros.triggers import Outcome, Triggers
 from structpose_ros.triggers import Trigger as Request
-from structpose_ros.worker import NewestWorker
+from structpose_ros.worker import NewestWorker, Ticker
 
 NODE_NAME = "structpose_relocalizer"
 DIAGNOSTICS_PERIOD = 1.0
@@ -89,6 +89,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._create_services()
         self._create_timers()
         self.add_on_set_parameters_callback(self._on_parameters)
+        self._watchman = Ticker(self._expire, EXPIRY_PERIOD, self._on_internal_error)
 
     def _create_services(self) -> None:
         waiting = MutuallyExclusiveCallbackGroup()  # who waits for a pose must not keep others from theirs
@@ -106,7 +107,6 @@ class StructposeRelocalizer(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         own, sending = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
         self.create_timer(DIAGNOSTICS_PERIOD, self._report, callback_group=own, clock=steady)
-        self.create_timer(EXPIRY_PERIOD, self._expire, callback_group=own, clock=steady)
         if self.settings.tf_mode == "map_to_odom":
             period = 1.0 / self.settings.tf_rate
             self._resending = self.create_timer(period, self._resend, callback_group=sending)
@@ -193,6 +193,7 @@ class StructposeRelocalizer(LifecycleNode):
     def destroy_node(self) -> None:
         """Stop, then destroy the node."""
         self.interrupt()
+        self._watchman.stop()
         self._stop("the node is ending")
         self._jumps.unregister()
         super().destroy_node()
@@ -463,6 +464,9 @@ class StructposeRelocalizer(LifecycleNode):
             self._transforms.send_map_to_odom()
         except TransformError as error:
             self._log.problem(error.reason, f"no transform sent: {error.reason}: {error}", error=True)
+
+    def _on_internal_error(self, line: str) -> None:
+        self._log.problem("internal_error", f"internal_error: {line}", error=True)
 
     def _on_qos_mismatch(self, topic: str, policy: str) -> None:
         self._health.note("qos_mismatch", f"{topic}: {policy}")

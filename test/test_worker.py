@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from structpose_ros.worker import NewestWorker
+from structpose_ros.worker import NewestWorker, Ticker
 
 DEADLINE = 10.0
 
@@ -56,3 +56,18 @@ def test_a_worker_without_work_stops_at_once() -> None:
     bench = Bench()
     bench.worker.stop()
     assert bench.done == []
+
+
+def test_a_ticker_goes_on_after_what_was_raised_and_ends_when_told() -> None:
+    ticked, errors = threading.Semaphore(0), []
+
+    def work() -> None:
+        ticked.release()
+        raise ValueError("of a call")
+
+    ticker = Ticker(work, 0.001, errors.append)
+    for _ in range(3):
+        assert ticked.acquire(timeout=DEADLINE)
+    ticker.stop()
+    assert set(errors) == {"ValueError: of a call"}
+    assert not any(thread.name == "ticker" for thread in threading.enumerate())
