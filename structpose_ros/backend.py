@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from structpose_ros.cores import shown
+from structpose_ros.cores import one_each, shown
 from structpose_ros.engine_cache import CacheFolders, EngineCache
 from structpose_ros.gpu import UNKNOWN, first_gpu, tensorrt_version
 from structpose_ros.mixed_precision import with_fp16
@@ -34,13 +34,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Backend:
-    """What really runs, in words. engine: of TensorRT, else empty. warnings: what is not as it should be."""
+    """What really runs, in words. engine: of TensorRT, else empty. warnings: what is not as it should be.
+
+    cores: that the thread which calls the network is to be bound to; none: any.
+    """
 
     provider: str
     precision: str
     threads: str
     engine: str = ""
     warnings: tuple[str, ...] = field(default=())
+    cores: tuple[int, ...] = ()
 
     @property
     def notes(self) -> dict[str, str]:
@@ -120,9 +124,14 @@ def _open(
         return create_session(runtime, content, options, provider, model.path, chain)
 
     if provider == "cpu":
-        return model.cpu_session, Backend(provider, precision, threads, "", warnings)
+        own = one_each(options.thread_count, options.cores)
+        if len(own) > 1:
+            threads = f"{len(own)}, one on each of the cores {shown(own)}"
+        return model.cpu_session, Backend(
+            provider, precision, threads, "", warnings, own[:1] or options.cores
+        )
     if provider != "tensorrt":
-        return create(), Backend(provider, precision, threads, "", warnings)
+        return create(), Backend(provider, precision, threads, "", warnings, options.cores)
     parts = engine_parts(runtime, model, precision)
     if half and int(parts["tensorrt"]) < _OBEYS_TYPES:
         raise ProviderError(
@@ -131,7 +140,7 @@ def _open(
     cache = EngineCache(options.cache or cache_path() / "tensorrt", parts)
     opened = cache.open(create, say, ProviderError)
     warnings += (opened.warning,) if opened.warning else ()
-    return opened.session, Backend(provider, precision, threads, opened.engine, warnings)
+    return opened.session, Backend(provider, precision, threads, opened.engine, warnings, options.cores)
 
 
 def _expect_provider(runtime: ModuleType, provider: str) -> None:

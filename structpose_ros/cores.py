@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+SMT = Path("/sys/devices/system/cpu/smt/active")
 
 
 class CoresError(ValueError):
@@ -46,6 +49,31 @@ def bind_thread(cores: Sequence[int]) -> None:
         bound = set()
     if bound != set(cores):  # Linux quietly leaves out those that it hasn't
         raise CoresError(f"expected cores among 0-{(os.cpu_count() or 1) - 1}, got {shown(cores)}")
+
+
+def one_each(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
+    """Return the cores that a network's threads are bound to, one each; none: all of them may run on any.
+
+    threads: how many, the one that calls the network among them; 0: as many as there are cores. cores: those
+    that were asked for; none: all that this process may use.
+
+    Linux often wakes a thread on the core of the one that wakes it, and the two then take turns for
+    milliseconds while another core idles. With as many threads as cores there is nothing to choose, so each
+    gets its own. Where cores are hyper-threads, which two threads should not share, that is left to who asks.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    found = tuple(cores) or tuple(sorted(os.sched_getaffinity(0)))
+    if threads not in (0, len(found)) or (not cores and _has_hyper_threads()):
+        return ()
+    return found
+
+
+def _has_hyper_threads() -> bool:
+    try:
+        return SMT.read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 @contextmanager

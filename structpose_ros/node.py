@@ -19,7 +19,8 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from structpose_ros.advice import NODE
-from structpose_ros.cores import bind_thread
+from structpose_ros.backend import Backend
+from structpose_ros.cores import CoresError, bind_thread
 from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, Level
 from structpose_ros.frame_input import CameraInfos
 from structpose_ros.gate import Prior
@@ -217,8 +218,7 @@ class StructposeRelocalizer(LifecycleNode):
             self._log,
             self._forget,
         )
-        cores = self.settings.backend.cores  # which the model was loaded with
-        self._worker = NewestWorker(self._process, "relocalizer", lambda: bind_thread(cores))
+        self._worker = NewestWorker(self._process, "relocalizer", self._bind_worker)
         self._pictures.publish_map(getattr(self._relocalizer.network, "map_cloud", None))
         self._subscribe()
         self._show_idle()
@@ -333,6 +333,14 @@ class StructposeRelocalizer(LifecycleNode):
         if settings.max_rate:  # from when it was due, so that the rate holds whatever the camera's is
             self._taken_until = max(self._taken_until + 1.0 / settings.max_rate, arrived)
         return True
+
+    def _bind_worker(self) -> None:
+        """In the worker's thread, which is one of the network's."""
+        backend: Backend | None = getattr(getattr(self._relocalizer, "network", None), "backend", None)
+        try:
+            bind_thread(() if backend is None else backend.cores)
+        except CoresError as error:
+            self._log.problem("cores", f"the network's thread is not bound: {error}")
 
     def _process(self, arrival: Arrival) -> None:
         """In the worker's thread."""

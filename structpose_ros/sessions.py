@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from structpose_ros.contract import ModelFileError
-from structpose_ros.cores import CoresError, bound_to
+from structpose_ros.cores import CoresError, bound_to, one_each
 from structpose_ros.engine_cache import CacheFolders
 
 PROVIDERS = {
@@ -103,6 +103,11 @@ def create_session(
     """
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.thread_count
+    own = one_each(options.thread_count, options.cores) if provider == "cpu" else ()
+    if len(own) > 1:  # the first one's thread is who calls
+        settings.intra_op_num_threads = len(own)
+        others = ";".join(str(core + 1) for core in own[1:])  # ONNX Runtime counts from 1
+        settings.add_session_config_entry("session.intra_op_thread_affinities", others)
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
     try:
         with bound_to(options.cores):  # the threads that ONNX Runtime starts here inherit it

@@ -69,7 +69,8 @@ class Settings:
     model_cores: str = _parameter(
         "model.cores",
         "",
-        "CPU cores that the network's threads are bound to, such as 2-3 or 0,2; empty: any.",
+        "CPU cores that the network's threads are bound to, one each where they are as many, such as 2-3 or "
+        "0,2; empty: any, or one each where there is a thread for every core.",
         changes=Changes.UNCONFIGURED,
     )
     model_spinning: bool = _parameter(

@@ -12,8 +12,8 @@ from model_files import write_model
 from stand_in_runtime import CPU, CUDA, ENGINE, OPENVINO, TENSORRT, StandIn, StandInRuntime
 from test_mixed_precision import write_convolutions
 
-from structpose_ros import backend
-from structpose_ros.cores import CoresError, bind_thread, bound_to, parse_cores
+from structpose_ros import backend, cores, sessions
+from structpose_ros.cores import CoresError, bind_thread, bound_to, one_each, parse_cores
 from structpose_ros.geometry import transform
 from structpose_ros.gpu import UNKNOWN, Gpu, first_gpu, tensorrt_version
 from structpose_ros.network import OnnxNetwork
@@ -53,9 +53,9 @@ def test_the_cpu_is_told_threads_and_whether_they_spin(model: Path, stand_in: St
         "engine": "",
         "backend_warnings": "",
     }
-    load(model, provider="cpu")
+    load(model, provider="cpu", threads=1)
     assert runtime.settings[1].get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert runtime.settings[1].intra_op_num_threads == 0
+    assert runtime.settings[1].intra_op_num_threads == 1
 
 
 def test_cuda_multiplies_in_tf32_unless_it_is_to_be_exact(model: Path, stand_in: StandIn) -> None:
@@ -338,6 +338,67 @@ def test_a_session_is_made_by_a_thread_on_these_cores_and_leaves_it_as_it_was(
     assert os.sched_getaffinity(0) == before
     assert runtime.settings[0].intra_op_num_threads == 1
     assert loaded.backend.threads == f"1 on cores {core}"
+
+
+@pytest.mark.parametrize(
+    ("threads", "asked", "smt", "own"),
+    [
+        (0, (), "0", (2, 5, 6)),
+        (3, (), "0", (2, 5, 6)),
+        (2, (), "0", ()),
+        (4, (), "0", ()),
+        (0, (), "1", ()),
+        (0, (5, 6), "1", (5, 6)),
+        (2, (5, 6), "0", (5, 6)),
+        (3, (5, 6), "0", ()),
+    ],
+)
+def test_threads_have_a_core_each_where_they_are_as_many(
+    threads: int,
+    asked: tuple[int, ...],
+    smt: str,
+    own: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Hyper-threads that nobody asked for are left to ONNX Runtime, which takes one of two."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 2, 6})
+    monkeypatch.setattr(cores, "SMT", tmp_path / "smt")
+    (tmp_path / "smt").write_text(f"{smt}\n")
+    assert one_each(threads, asked) == own
+
+
+def test_where_nobody_knows_of_hyper_threads_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cores, "SMT", tmp_path / "none")
+    assert one_each(0, ()) == tuple(sorted(os.sched_getaffinity(0)))
+
+
+def test_each_thread_is_told_its_core(
+    model: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime counts cores from 1; the first one's thread is the one that calls the network."""
+    runtime = stand_in(ALL, ALL)
+    for module in (sessions, backend):
+        monkeypatch.setattr(module, "one_each", lambda threads, asked: (0, 1))
+    loaded = load(model, provider="cpu")
+    assert runtime.settings[0].intra_op_num_threads == 2
+    assert runtime.settings[0].get_session_config_entry("session.intra_op_thread_affinities") == "2"
+    assert loaded.backend.threads == "2, one on each of the cores 0,1"
+    assert loaded.backend.cores == (0,)
+
+
+def test_each_thread_is_on_its_core(model: Path) -> None:
+    own = tuple(sorted(os.sched_getaffinity(0)))
+    if len(own) < 2:
+        pytest.skip("one core only: nothing to tell apart")
+    others = set(os.listdir("/proc/self/task"))
+    loaded = OnnxNetwork(model, options=BackendOptions("cpu", cores=own))
+    started = set(os.listdir("/proc/self/task")) - others
+    bound = [os.sched_getaffinity(int(thread)) for thread in started]
+    assert sorted(map(sorted, bound)) == [[core] for core in own[1:]]
+    assert loaded.backend.cores == own[:1]
 
 
 def test_the_threads_of_onnx_runtime_stay_on_their_cores(model: Path) -> None:
