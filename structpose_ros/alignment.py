@@ -21,6 +21,7 @@ from structpose_ros.refinement import Refined, refine
 
 Array = npt.NDArray[np.float64]
 _LARGEST = 1e9  # that an option may be: its square and sums with it stay finite
+_LARGEST_SQUARES = 1e200  # m^2, of all points of a set: sums of their products would overflow
 _ROUNDING = 1e-14  # of the product of both point sets' norms: a smaller cross-covariance is rounding
 
 
@@ -150,7 +151,10 @@ def align(
     if failure is not None:
         given = np.ones_like(given)
 
-    rounding = _ROUNDING * math.sqrt(_dot(a.ravel(), a.ravel()) * _dot(b.ravel(), b.ravel()))
+    squares = _dot(a.ravel(), a.ravel()), _dot(b.ravel(), b.ravel())
+    if not max(squares) < _LARGEST_SQUARES:
+        return failure or AlignmentFailure.COLLINEAR
+    rounding = _ROUNDING * math.sqrt(squares[0]) * math.sqrt(squares[1])
     current = given
     if options.consensus_starts > 0:
         current = consensus(a, b, given, options.consensus_starts)

@@ -526,3 +526,23 @@ def test_shapes_that_do_not_match_are_refused(shapes: tuple[tuple[int, ...], ...
 def test_options_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AlignmentOptions(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1e99, 1e120, 1e160, 1e300])
+@pytest.mark.parametrize(
+    "options", [AlignmentOptions(), AlignmentOptions(consensus_starts=4, refine_rounds=3)]
+)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_points_beyond_all_measure_are_a_named_failure(
+    size: float, options: AlignmentOptions, weight: float
+) -> None:
+    """A focal length of 1e-200 makes such; the work that goes on after a failure must bear them."""
+    random = np.random.default_rng(0)
+    a, b = size * random.uniform(1.0, 2.0, (2, 50, 3))
+    a[:, 2] = random.uniform(1.0, 2.0, 50)
+    with np.errstate(all="ignore"):
+        outcome = align(a, b, np.full(50, weight), options)
+    if weight == 0.0:
+        assert outcome is AlignmentFailure.ZERO_WEIGHTS
+    else:
+        assert isinstance(outcome, AlignmentFailure) or np.isfinite(outcome.map_from_camera).all()
