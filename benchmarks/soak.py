@@ -18,6 +18,7 @@ from rclpy.executors import SingleThreadedExecutor
 from benchmarks.soak_faults import FAULTS, Fault
 from benchmarks.soak_player import Player, Shown, frames_of, info_of
 from benchmarks.soak_report import Kind, Soak, Use, failures_of, print_table, summary_of
+from structpose_ros.demo.processes import ALONE, START_DEADLINE
 from structpose_ros.resources import share_path
 from structpose_ros.training.frames import write_atomic
 from structpose_ros.training.metrics import write_metrics
@@ -26,10 +27,8 @@ from structpose_ros.training.synthetic import render_demo
 EVERY = 8.0  # seconds from the end of a fault to the next one
 VISIBLE = 1.0  # seconds within which diagnostics must show a fault
 LEAST_SECONDS = 3.0  # a fault that lasts for less is waited for so long
-START_DEADLINE = 60.0
 DOMAIN = "101"  # none of the tests', whose nodes would answer these images too
 PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-ALONE = {"frames.base_frame": "''", "frames.odom_frame": "''"}  # a camera that no robot carries
 
 
 class Show:
