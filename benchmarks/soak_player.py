@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_srvs.srv import SetBool, Trigger
@@ -119,8 +120,6 @@ class Player(Node):
 
     def set(self, name: str, value: object) -> None:
         """Change a parameter of the node."""
-        from rclpy.parameter import Parameter
-
         parameters = [Parameter(name, value=value).to_parameter_msg()]
         self.asked.append(self._set.call_async(SetParameters.Request(parameters=parameters)))
 

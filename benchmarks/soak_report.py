@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.run import machine
 from benchmarks.soak_player import Player
+from benchmarks.timing import machine, percentiles
 
 WARM_UP_MINUTES, WARM_UP_SHARE = 5.0, 1 / 3  # from when on nothing may grow; of a short run a share of it
 MOST_GROWTH = 0.01
@@ -87,8 +87,8 @@ def summary_of(soak: Soak, player: Player, log: str, minutes: float) -> dict[str
         "measured_from_minute": round(first_s / 60, 2),
         "threads": [int(value) for value in threads],
         "handles": [int(value) for value in handles],
-        "latency_first_ms": _percentiles(parts[0]),
-        "latency_last_ms": _percentiles(parts[1]),
+        "latency_first_ms": percentiles(parts[0]),
+        "latency_last_ms": percentiles(parts[1]),
         "faults": {name: asdict(kind) for name, kind in soak.kinds.items()},
         "reasons": dict(player.heard.reasons.most_common()),
         "unanswered_services": player.unanswered(),
@@ -96,10 +96,6 @@ def summary_of(soak: Soak, player: Player, log: str, minutes: float) -> dict[str
         "tracebacks": sum(log.count(trouble) for trouble in TROUBLES),
         "machine": machine(),
     }
-
-
-def _percentiles(milliseconds: np.ndarray) -> dict[str, float]:
-    return {f"p{q}": round(float(np.percentile(milliseconds, q)), 2) for q in (50, 95, 99)}
 
 
 def failures_of(summary: dict[str, Any]) -> list[str]:
@@ -129,8 +125,8 @@ def print_table(summary: dict[str, Any]) -> None:
         ("of it the node's alone", "{} -> {} MB".format(*summary["own_mb"])),
         ("threads", "{} -> {}".format(*summary["threads"])),
         ("handles", "{} -> {}".format(*summary["handles"])),
-        ("latency p50, p99 at first", f"{first['p50']}, {first['p99']} ms"),
-        ("latency p50, p99 at last", f"{last['p50']}, {last['p99']} ms"),
+        ("latency p50, p99 at first", f"{first['p50']:.1f}, {first['p99']:.1f} ms"),
+        ("latency p50, p99 at last", f"{last['p50']:.1f}, {last['p99']:.1f} ms"),
         ("crashes, tracebacks", f"{summary['crashes']}, {summary['tracebacks']}"),
     ]
     for name, value in rows:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import percentiles
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.sessions import BackendOptions
@@ -34,12 +35,6 @@ while time.time() < end:
     taken.append(1e3 * (time.perf_counter() - started))
 print(json.dumps(taken))
 """
-
-
-def quantiles(milliseconds: Any) -> dict[str, float]:
-    """Return p50 and p99."""
-    p50, p99 = np.percentile(milliseconds, (50, 99))
-    return {"p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2)}
 
 
 def measure(model: Path, threads: int, frames: int, spinning: bool, beside: bool) -> dict[str, Any]:
@@ -64,10 +59,10 @@ def measure(model: Path, threads: int, frames: int, spinning: bool, beside: bool
     row: dict[str, Any] = {"spinning": spinning, "beside_another": beside}
     row["cpu_ms_per_frame"] = round(1e3 * (time.process_time() - work) / frames, 1)
     for stage in ("network", "align"):
-        row[stage] = quantiles([times[stage] for times in stages])
-    row["frame"] = quantiles([sum(times.values()) for times in stages])
+        row[stage] = percentiles([times[stage] for times in stages])
+    row["frame"] = percentiles([sum(times.values()) for times in stages])
     if other is not None:
-        row["other_process"] = quantiles(json.loads(other.communicate()[0]))
+        row["other_process"] = percentiles(json.loads(other.communicate()[0]))
     return row
 
 

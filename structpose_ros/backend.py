@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from structpose_ros.cores import one_each, shown
+from structpose_ros.cores import shown
 from structpose_ros.engine_cache import CacheFolders, EngineCache
 from structpose_ros.gpu import UNKNOWN, first_gpu, tensorrt_version
 from structpose_ros.mixed_precision import with_fp16
@@ -124,7 +124,7 @@ def _open(
         return create_session(runtime, content, options, provider, model.path, chain)
 
     if provider == "cpu":
-        own = one_each(options.thread_count, options.cores)
+        own = options.own_cores
         if len(own) > 1:
             threads = f"{len(own)}, one on each of the cores {shown(own)}"
         return model.cpu_session, Backend(

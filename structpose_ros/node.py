@@ -336,7 +336,8 @@ class StructposeRelocalizer(LifecycleNode):
 
     def _bind_worker(self) -> None:
         """In the worker's thread, which is one of the network's."""
-        backend: Backend | None = getattr(getattr(self._relocalizer, "network", None), "backend", None)
+        assert self._relocalizer is not None, "active without a model"
+        backend: Backend | None = getattr(self._relocalizer.network, "backend", None)
         try:
             bind_thread(() if backend is None else backend.cores)
         except CoresError as error:
@@ -473,8 +474,8 @@ class StructposeRelocalizer(LifecycleNode):
         except TransformError as error:
             self._log.problem(error.reason, f"no transform sent: {error.reason}: {error}", error=True)
 
-    def _on_internal_error(self, line: str) -> None:
-        self._log.problem("internal_error", f"internal_error: {line}", error=True)
+    def _on_internal_error(self, error: Exception) -> None:
+        self._log.problem("internal_error", f"internal_error: {one_line(error)}", error=True)
 
     def _on_qos_mismatch(self, topic: str, policy: str) -> None:
         self._health.note("qos_mismatch", f"{topic}: {policy}")

@@ -37,7 +37,7 @@ class BackendOptions:
     precision: `auto`, float32 as the provider multiplies it (a GPU: TF32); `fp32`, float32 throughout;
         `fp16`, convolutions in half precision (`mixed_precision`), on a GPU.
     threads: for the operators on the CPU; 0: as many as `cores`, or the runtime's own number.
-    cores: that these threads are bound to; empty: any.
+    cores: that these threads are bound to; empty: any. Either way see `own_cores`.
     spinning: whether they wait for work without sleeping.
     cache: folder of TensorRT engines; None: the user's cache.
     """
@@ -54,6 +54,11 @@ class BackendOptions:
     def thread_count(self) -> int:
         """How many threads are asked for; 0: the runtime's own number."""
         return self.threads or len(self.cores)
+
+    @property
+    def own_cores(self) -> tuple[int, ...]:
+        """The cores that the threads have one each of, the calling thread's first; none: see `one_each`."""
+        return one_each(self.thread_count, self.cores)
 
 
 def provider_chain(provider: str, options: BackendOptions, folders: CacheFolders | None = None) -> Chain:
@@ -103,7 +108,7 @@ def create_session(
     """
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.thread_count
-    own = one_each(options.thread_count, options.cores) if provider == "cpu" else ()
+    own = options.own_cores if provider == "cpu" else ()
     if len(own) > 1:  # the first one's thread is who calls
         settings.intra_op_num_threads = len(own)
         others = ";".join(str(core + 1) for core in own[1:])  # ONNX Runtime counts from 1

@@ -53,8 +53,8 @@ class NewestWorker(Generic[Item]):
 class Ticker:
     """Calls `work()` every so many seconds in a thread of its own: an executor's timer costs far more."""
 
-    def __init__(self, work: Callable[[], None], period: float, failed: Callable[[str], None]) -> None:
-        """Begin. `failed` is told in a line of what `work` raises; it must not raise itself."""
+    def __init__(self, work: Callable[[], None], period: float, failed: Callable[[Exception], None]) -> None:
+        """Begin. `failed` is told what `work` raises; it must not raise itself."""
         self._work, self._period, self._failed = work, period, failed
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
@@ -70,4 +70,4 @@ class Ticker:
             try:
                 self._work()
             except Exception as error:  # the next call may be fine
-                self._failed(f"{type(error).__name__}: {error}")
+                self._failed(error)

@@ -65,7 +65,7 @@ def test_a_ticker_goes_on_after_what_was_raised_and_ends_when_told() -> None:
         ticked.release()
         raise ValueError("of a call")
 
-    ticker = Ticker(work, 0.001, errors.append)
+    ticker = Ticker(work, 0.001, lambda error: errors.append(f"{type(error).__name__}: {error}"))
     for _ in range(3):
         assert ticked.acquire(timeout=DEADLINE)
     ticker.stop()
