@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rclpy
@@ -18,7 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from benchmarks.soak_faults import FAULTS, Fault
 from benchmarks.soak_player import Player, Shown, frames_of, info_of
 from benchmarks.soak_report import Kind, Soak, Use, failures_of, print_table, summary_of
-from structpose_ros.demo.processes import ALONE, START_DEADLINE
+from structpose_ros.demo.processes import ALONE, PROFILE, START_DEADLINE, node_command, running
 from structpose_ros.resources import share_path
 from structpose_ros.training.frames import write_atomic
 from structpose_ros.training.metrics import write_metrics
@@ -28,7 +26,6 @@ EVERY = 8.0  # seconds from the end of a fault to the next one
 VISIBLE = 1.0  # seconds within which diagnostics must show a fault
 LEAST_SECONDS = 3.0  # a fault that lasts for less is waited for so long
 DOMAIN = "101"  # none of the tests', whose nodes would answer these images too
-PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 
 class Show:
@@ -111,27 +108,6 @@ class Show:
                 self.soak.crashed = True
 
 
-@contextmanager
-def node_process(model: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The node; at the end it is asked to go.
-
-    The profile for large images is the camera's: with it the node would have 16 MiB of shared memory too,
-    which fill up over hours with its own small messages.
-    """
-    given = {"model.path": str(model.resolve()), **ALONE}
-    assignments = [part for name, value in given.items() for part in ("-p", f"{name}:={value}")]
-    command = [sys.executable, "-m", "structpose_ros.node", "--ros-args", *assignments]
-    with log.open("wb") as output:
-        environment = {name: value for name, value in os.environ.items() if name != PROFILE}
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(timeout=20)
-
-
 def main() -> int:
     """Run it, print a table, write summary.json; 1 if something happened that must not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
@@ -149,7 +125,10 @@ def main() -> int:
     render_demo(arguments.out / "room", tours=("localization",))
     frames, log = frames_of(arguments.out / "room"), arguments.out / "node.log"
     rclpy.init()
-    with node_process(model, log) as process:
+    command = node_command({"model.path": str(model.resolve()), **ALONE})
+    # The profile for large images is the camera's: with it the node would have 16 MiB of shared memory too,
+    # which fill up over hours with its own small messages.
+    with running(command, arguments.out, "node", sends_images=False) as process:
         player = Player()
         show = Show(player, frames, arguments.rate, process.pid)
         if not show.wait(lambda: player.is_connected() and bool(player.heard.values), START_DEADLINE):

@@ -17,6 +17,7 @@ from structpose_ros.resources import share_path
 START_DEADLINE = 60.0  # seconds for the node to load its model and be discovered
 ALONE = {"frames.base_frame": "''", "frames.odom_frame": "''"}  # a camera that no robot carries
 PYTHON = [sys.executable, "-m"]
+PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 _END_DEADLINE = 20.0  # seconds to end after SIGINT
 
 
@@ -31,11 +32,18 @@ def node_command(parameters: Mapping[str, str]) -> list[str]:
 
 
 @contextmanager
-def running(command: Sequence[str], out: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process with its output in a log; on leaving, ask it to end and wait."""
+def running(
+    command: Sequence[str], out: Path, name: str, *, sends_images: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process with its output in a log; on leaving, ask it to end and wait.
+
+    What `sends_images` has Fast DDS's profile for large ones.
+    """
     log: IO[bytes]
     with (out / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(sends_images)
+        )
         try:
             yield process
         finally:
@@ -48,13 +56,15 @@ def running(command: Sequence[str], out: Path, name: str) -> Iterator[subprocess
                 process.wait()
 
 
-def _environment() -> dict[str, str]:
+def _environment(sends_images: bool) -> dict[str, str]:
     """A domain of its own keeps a robot on the same network out of the demonstration."""
     environment = dict(os.environ)
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_DOMAIN_ID", str(30 + os.getpid() % 60))
-    profile = share_path("config", "fastdds_shm.xml")
-    environment.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
+    if sends_images:
+        environment.setdefault(PROFILE, str(share_path("config", "fastdds_shm.xml")))
+    else:
+        environment.pop(PROFILE, None)
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
 
