@@ -165,7 +165,7 @@ FAULTS = [
     Fault("CameraInfo of another size", _reason("size_mismatch"), _of_another_size),
     Fault("another resolution", _more("frames_accepted"), _smaller, seconds=2.0),
     Fault("no stamp", _reason("bad_stamp"), _without_stamp),
-    Fault("late image", _reason("out_of_order"), _late, seconds=0.1),
+    Fault("late image", _reason("out_of_order"), _late),
     Fault("clock set back", _changed("last_reset", "went back by"), _from_the_past),
     Fault("camera gone", _reason("no_image"), _silent, seconds=3.0),
     Fault("no CameraInfo", _reason("camera_info_unmatched"), _without_info),

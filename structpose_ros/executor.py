@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -32,7 +33,17 @@ class ThreadsExecutor(MultiThreadedExecutor):
 
 
 class _Pool(ThreadPoolExecutor):
-    """Returns from `submit` when a thread has begun the task."""
+    """Returns from `submit` when a thread has begun the task.
+
+    All threads are there from the start: each comes to hold some megabytes for the images that it takes, and
+    one that is first needed after hours would look like a leak.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        together = threading.Barrier(threads)
+        for started in [super(_Pool, self).submit(together.wait) for _ in range(threads)]:
+            started.result()
 
     def submit(self, task: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
         future = super().submit(task, *arguments, **named)
