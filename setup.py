@@ -2,7 +2,7 @@
 
 from glob import glob
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 PACKAGE = "structpose_ros"
 SHARE = f"share/{PACKAGE}"
@@ -48,6 +48,15 @@ DEV = [
     "pre-commit",
 ]
 
+# A plain library, without headers of Python. Where there is no C++ compiler, NumPy does the same.
+SOLVE = Extension(
+    f"{PACKAGE}._solve",
+    ["native/solve.cpp"],
+    language="c++",
+    extra_compile_args=["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"],
+    optional=True,
+)
+
 
 def shared(folder: str, *patterns: str) -> tuple[str, list[str]]:
     """Return the data_files entry that installs a folder's files under its name in the package's share."""
@@ -83,7 +92,8 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
-    zip_safe=True,
+    ext_modules=[SOLVE],
+    zip_safe=False,
     author="The structpose_ros authors",
     maintainer="The structpose_ros authors",
     maintainer_email="maintainers@structpose.org",

@@ -1,8 +1,9 @@
-"""Should the network's threads wait without sleeping? What that costs a frame, and a program beside it.
+"""When should the network's threads wait without sleeping? What that costs a frame, and a program beside it.
 
     python -m benchmarks.spinning --model models/demo_room.onnx
 
-Two kinds of load: one frame after the other, and ten a second beside a second process that always works.
+Never, within a frame (as the node does), always (`model.spinning`). Three kinds of load: one frame after the
+other, ten a second, and ten a second beside a second process that always works.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.timing import percentiles
+from structpose_ros import sessions
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.sessions import BackendOptions
@@ -37,9 +40,13 @@ print(json.dumps(taken))
 """
 
 
-def measure(model: Path, threads: int, frames: int, spinning: bool, beside: bool) -> dict[str, Any]:
+def measure(
+    model: Path, threads: int, frames: int, spinning: str, paced: bool, beside: bool
+) -> dict[str, Any]:
     """Return the times of a frame's stages and the CPU's work for it, and the other process's times."""
-    network = OnnxNetwork(model, options=BackendOptions("cpu", threads=threads, spinning=spinning))
+    options = BackendOptions("cpu", threads=threads, spinning=spinning == "always")
+    with patch.object(sessions, "SPINNING_WITHIN_A_FRAME", "0" if spinning == "never" else "1"):
+        network = OnnxNetwork(model, options=options)
     relocalizer, camera = Relocalizer(network), network.contract.training_camera
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (5, camera.height, camera.width, 3), dtype=np.uint8)
@@ -54,9 +61,9 @@ def measure(model: Path, threads: int, frames: int, spinning: bool, beside: bool
     stages = []
     for number in range(frames):
         stages.append(relocalizer.localize(images[number % len(images)], camera).stage_ms)
-        if beside:
+        if paced:
             time.sleep(max(0.0, began + (number + 1) / RATE - time.perf_counter()))
-    row: dict[str, Any] = {"spinning": spinning, "beside_another": beside}
+    row: dict[str, Any] = {"spinning": spinning, "paced": paced, "beside_another": beside}
     row["cpu_ms_per_frame"] = round(1e3 * (time.process_time() - work) / frames, 1)
     for stage in ("network", "align"):
         row[stage] = percentiles([times[stage] for times in stages])
@@ -76,9 +83,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/bench/spinning.json"))
     arguments = parser.parse_args()
     rows = [
-        measure(arguments.model, arguments.threads, arguments.frames, spinning, beside)
-        for beside in (False, True)
-        for spinning in (True, False)
+        measure(arguments.model, arguments.threads, arguments.frames, spinning, paced, beside)
+        for paced, beside in ((False, False), (True, False), (True, True))
+        for spinning in ("never", "within a frame", "always")
     ]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=2))

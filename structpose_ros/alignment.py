@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.consensus import consensus
+from structpose_ros.compiled import consensus, refine
 from structpose_ros.geometry import skew, transform
-from structpose_ros.refinement import Refined, refine
+from structpose_ros.refinement import Refined
 
 Array = npt.NDArray[np.float64]
 _LARGEST = 1e9  # that an option may be: its square and sums with it stay finite

@@ -6,6 +6,7 @@ One pixel convention everywhere: the centre of the first pixel is (0, 0), so an 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass, field, replace
@@ -150,10 +151,12 @@ class Camera:
 
         A pixel that no ray within the lens' reach falls on gets NaN.
         """
-        normalized = (np.asarray(pixels, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
+        pixels = np.asarray(pixels, dtype=np.float64)
+        rays = np.ones((*pixels.shape[:-1], 3))
+        rays[..., :2] = (pixels - [self.cx, self.cy]) / [self.fx, self.fy]
         if not self.is_pinhole:
-            normalized = _undistort(normalized, self.distortion_model, self.distortion)
-        return np.concatenate([normalized, np.ones_like(normalized[..., :1])], axis=-1)
+            rays[..., :2] = _undistort(rays[..., :2], self.distortion_model, self.distortion)
+        return rays
 
     def reach(self) -> float:
         """Return the share of the image, 0 .. 1, that rays within the lens' reach fall on."""
@@ -172,9 +175,16 @@ class Camera:
 
     def pixel_grid(self, stride: int = 1) -> Array:
         """Return the pixel coordinates (h, w, 2) of the cell centres of `ray_grid`."""
-        columns = np.arange(self.width // stride) * stride + (stride - 1) / 2
-        rows = np.arange(self.height // stride) * stride + (stride - 1) / 2
-        return np.stack(np.meshgrid(columns, rows), axis=-1)
+        return _cell_centres(self.width // stride, self.height // stride, stride)
+
+
+@functools.lru_cache(maxsize=16)
+def _cell_centres(columns: int, rows: int, stride: int) -> Array:
+    """Return the pixel coordinates (rows, columns, 2), kept and not to be written to."""
+    x, y = (np.arange(count) * stride + (stride - 1) / 2 for count in (columns, rows))
+    centres = np.stack(np.meshgrid(x, y), axis=-1)
+    centres.setflags(write=False)
+    return centres
 
 
 def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tuple[ImageRgb, Camera]:

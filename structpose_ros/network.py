@@ -95,10 +95,10 @@ def prediction_from_outputs(
     offsets: npt.NDArray[np.float32] | None = None,
 ) -> Prediction:
     """Turn the graph's outputs (1, 1, h, w), (1, 3, h, w), (1, 1, h, w), (1, 2, h, w) into a `Prediction`."""
-    centred = scene_coordinates[0].transpose(1, 2, 0).astype(np.float64)
+    centred = scene_coordinates[0].transpose(1, 2, 0)
     return Prediction(
         depth[0, 0],
-        centred + np.asarray(contract.scene_mean),
+        centred + np.asarray(contract.scene_mean, dtype=np.float64),
         weights[0, 0],
         None if offsets is None else offsets[0].transpose(1, 2, 0),
     )

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
+from structpose_ros import compiled
 from structpose_ros.advice import NODE
 from structpose_ros.backend import Backend
 from structpose_ros.cores import CoresError, bind_thread
@@ -278,6 +279,7 @@ class StructposeRelocalizer(LifecycleNode):
         name = network.contract.dataset
         self._health.note("model_path", str(network.path))
         self._health.note("model_sha256", network.sha256)
+        self._health.note("solve", "numpy" if compiled.LIBRARY is None else "compiled")
         backend = network.backend
         for key, value in backend.notes.items():
             self._health.note(key, value)
@@ -481,6 +483,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._health.note("qos_mismatch", f"{topic}: {policy}")
         line = f"qos_mismatch: somebody on {topic} asks for another {policy}: nothing passes between us"
         self._log.problem(f"qos {topic}", line)
+        self._diagnostics.publish()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -23,6 +23,9 @@ PRECISIONS = ("auto", "fp32", "fp16")
 
 Chain = list[str | tuple[str, dict[str, Any]]]
 
+# A network has dozens of operators, and to wake a sleeping thread for each costs milliseconds a frame.
+SPINNING_WITHIN_A_FRAME = "1"
+
 
 class ProviderError(RuntimeError):
     """The requested execution provider can't run; the message says what can."""
@@ -38,7 +41,7 @@ class BackendOptions:
         `fp16`, convolutions in half precision (`mixed_precision`), on a GPU.
     threads: for the operators on the CPU; 0: as many as `cores`, or the runtime's own number.
     cores: that these threads are bound to; empty: any. Either way see `own_cores`.
-    spinning: whether they wait for work without sleeping.
+    spinning: whether they wait without sleeping between frames as well; within one they always do.
     cache: folder of TensorRT engines; None: the user's cache.
     """
 
@@ -113,8 +116,7 @@ def create_session(
         settings.intra_op_num_threads = len(own)
         others = ";".join(str(core + 1) for core in own[1:])  # ONNX Runtime counts from 1
         settings.add_session_config_entry("session.intra_op_thread_affinities", others)
-    # A network has dozens of operators, and to wake a sleeping thread for each costs milliseconds a frame.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    settings.add_session_config_entry("session.intra_op.allow_spinning", SPINNING_WITHIN_A_FRAME)
     settings.add_session_config_entry("session.force_spinning_stop", str(int(not options.spinning)))
     try:
         with bound_to(options.cores):  # the threads that ONNX Runtime starts here inherit it

@@ -76,7 +76,7 @@ class Settings:
     model_spinning: bool = _parameter(
         "model.spinning",
         BackendOptions.spinning,
-        "The network's threads wait for work without sleeping, which keeps their cores from others.",
+        "The network's threads don't sleep between frames either, which keeps their cores from others.",
         changes=Changes.UNCONFIGURED,
     )
     model_precision: str = _parameter(

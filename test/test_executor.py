@@ -12,11 +12,13 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_helpers import next_domain, ros_context
 from std_msgs.msg import Empty
 
+from structpose_ros import executor as under_test
 from structpose_ros.executor import ThreadsExecutor
+from structpose_ros.qos_watch import QosWatch
 
 DEADLINE = 10.0
 THREADS = 4
@@ -103,6 +105,51 @@ def test_a_callback_may_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> Non
         assert begun.wait(DEADLINE)
         releasing.trigger()
         assert done.wait(DEADLINE)
+
+
+def test_all_threads_are_there_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with spun(monkeypatch) as made:
+        before = threading.active_count()
+        done = threading.Semaphore(0)
+        for _ in range(3 * THREADS):
+            made.node.create_guard_condition(done.release, MutuallyExclusiveCallbackGroup()).trigger()
+            assert done.acquire(timeout=DEADLINE)
+        assert threading.active_count() == before
+
+
+def test_events_are_looked_at_now_and_then_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mismatch is heard of, though no message makes rclpy gather the events."""
+    mismatched, heard = threading.Event(), threading.Semaphore(0)
+    gathered = [0]
+    add = under_test.EventHandler.add_to_wait_set
+
+    def counted(handler: under_test.EventHandler, wait_set: object) -> None:
+        gathered[0] += 1
+        add(handler, wait_set)
+
+    monkeypatch.setattr(under_test.EventHandler, "add_to_wait_set", counted)
+    with spun(monkeypatch) as made:
+        node = made.node
+        watch = QosWatch(node, lambda topic, policy: mismatched.set())
+        reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        watch.subscription(Empty, "asks_more", lambda _: None, reliable)
+        publisher = node.create_publisher(Empty, "empty", 10)
+        node.create_subscription(Empty, "empty", lambda _: heard.release(), 10)
+        monkeypatch.setattr(under_test, "EVENTS_PERIOD", 1e6)
+        publisher.publish(Empty())
+        assert heard.acquire(timeout=DEADLINE)
+        before, turns = gathered[0], made.turns
+        for _ in range(20):
+            publisher.publish(Empty())
+            assert heard.acquire(timeout=DEADLINE)
+        assert made.turns - turns > 10
+        assert gathered[0] == before
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        node.create_publisher(Empty, "asks_more", best_effort)
+        monkeypatch.setattr(under_test, "EVENTS_PERIOD", 0.0)
+        node.create_timer(0.02, lambda: None)
+        assert mismatched.wait(DEADLINE)
+        assert gathered[0] > before
 
 
 def test_an_error_comes_out_of_spinning_and_the_next_callback_runs(monkeypatch: pytest.MonkeyPatch) -> None:

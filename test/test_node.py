@@ -35,6 +35,7 @@ from ros_helpers import (
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 
+from structpose_ros import compiled
 from structpose_ros.contract import METADATA_KEY
 from structpose_ros.frame_input import CameraInfos
 from structpose_ros.geometry import (
@@ -277,6 +278,7 @@ def test_diagnostics_say_what_runs(peer: Peer, start: Start, model: Path) -> Non
     assert peer.diagnostics[-1].name == "/structpose_relocalizer: localization"
     assert values["lifecycle"] == "active"
     assert values["provider"] == "cpu"
+    assert values["solve"] == ("numpy" if compiled.LIBRARY is None else "compiled")
     assert values["model_path"] == str(model)
     assert values["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert float(values["last_pose_age_s"]) > 0

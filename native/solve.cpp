@@ -1,0 +1,459 @@
+// The inner loops of the pose solve, compiled: structpose_ros/consensus.py and structpose_ros/refinement.py say
+// what they compute, and why, and are what they are tested against. NumPy takes ten times as long for them behind
+// a network that has just used all caches: a thousand small operations, each with its own way through memory.
+//
+// Points are rows, (3, N), as NumPy lays them out: all x, all y, all z. Matrices are row by row. Transforms name
+// both frames, target first.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDEST_VECTORS __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#else
+#define WIDEST_VECTORS
+#endif
+
+namespace {
+
+using Matrix = std::array<double, 9>;
+using Vector = std::array<double, 3>;
+
+// As in consensus.py.
+constexpr int kMatches = 128;
+constexpr float kLeastSpan = 0.1f;
+constexpr double kTolerance = 0.05, kRelativeTolerance = 0.05;
+constexpr int kPolishingRounds = 1;
+constexpr double kRayScale = 0.05;
+// As in refinement.py.
+constexpr double kDamping = 1e-4, kInMetres = 0.5, kNearest = 0.05;
+
+constexpr int kSums = 23;  // of a round over its points
+
+struct Points {
+  const double *x, *y, *z;
+  Points(const double *rows, int n) : x(rows), y(rows + n), z(rows + 2 * n) {}
+};
+
+struct Pose {  // map from camera
+  Matrix rotation;
+  Vector translation;
+};
+
+Vector turned(const Matrix &r, const Vector &p) {
+  return {r[0] * p[0] + r[1] * p[1] + r[2] * p[2], r[3] * p[0] + r[4] * p[1] + r[5] * p[2],
+          r[6] * p[0] + r[7] * p[1] + r[8] * p[2]};
+}
+
+Matrix transposed(const Matrix &r) { return {r[0], r[3], r[6], r[1], r[4], r[7], r[2], r[5], r[8]}; }
+
+double squared(double value) { return value * value; }
+
+double tolerance_at(double z) { return kTolerance + kRelativeTolerance * std::max(z, 0.0); }
+
+// The eigenvector of the largest eigenvalue of a symmetric matrix, by Jacobi's rotations. Six sweeps leave nothing
+// off the diagonal that a double could hold: each squares what is left, about.
+std::array<double, 4> largest_eigenvector(double m[4][4]) {
+  double largest = 0.0;
+  for (int k = 0; k < 16; ++k) largest = std::max(largest, std::abs(m[k / 4][k % 4]));
+  for (int k = 0; k < 16; ++k) m[k / 4][k % 4] /= std::max(largest, std::numeric_limits<double>::min());
+  double v[4][4] = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}};
+  for (int sweep = 0; sweep < 6; ++sweep) {
+    for (int p = 0; p < 3; ++p) {
+      for (int q = p + 1; q < 4; ++q) {
+        const double half_difference = 0.5 * (m[q][q] - m[p][p]);
+        const double length = std::sqrt(half_difference * half_difference + m[p][q] * m[p][q]);
+        if (!(length > 0.0)) continue;
+        const double t = m[p][q] / (half_difference + std::copysign(length, half_difference));
+        const double c = 1.0 / std::sqrt(1.0 + t * t), s = t * c;
+        for (int k = 0; k < 4; ++k) {
+          const double mkp = m[k][p], mkq = m[k][q];
+          m[k][p] = c * mkp - s * mkq;
+          m[k][q] = s * mkp + c * mkq;
+        }
+        for (int k = 0; k < 4; ++k) {
+          const double mpk = m[p][k], mqk = m[q][k], vkp = v[k][p], vkq = v[k][q];
+          m[p][k] = c * mpk - s * mqk;
+          m[q][k] = s * mpk + c * mqk;
+          v[k][p] = c * vkp - s * vkq;
+          v[k][q] = s * vkp + c * vkq;
+        }
+      }
+    }
+  }
+  int best = 0;
+  for (int k = 1; k < 4; ++k) {
+    if (m[k][k] > m[best][best]) best = k;
+  }
+  return {v[0][best], v[1][best], v[2][best], v[3][best]};
+}
+
+// The rotation R with the largest trace of R^T S, S = sum w b a^T: Horn's, by unit quaternions (JOSA A 1987).
+Matrix rotation_of(const Matrix &s) {
+  const double xx = s[0], yx = s[1], zx = s[2], xy = s[3], yy = s[4], zy = s[5], xz = s[6], yz = s[7], zz = s[8];
+  // ab: sum w a_a b_b.
+  double n[4][4] = {{xx + yy + zz, yz - zy, zx - xz, xy - yx},
+                    {yz - zy, xx - yy - zz, xy + yx, zx + xz},
+                    {zx - xz, xy + yx, yy - xx - zz, yz + zy},
+                    {xy - yx, zx + xz, yz + zy, zz - xx - yy}};
+  const auto [w, x, y, z] = largest_eigenvector(n);
+  return {w * w + x * x - y * y - z * z, 2 * (x * y - w * z), 2 * (x * z + w * y),
+          2 * (x * y + w * z), w * w - x * x + y * y - z * z, 2 * (y * z - w * x),
+          2 * (x * z - w * y), 2 * (y * z + w * x), w * w - x * x - y * y + z * z};
+}
+
+Pose rigid(const Points &a, const Points &b, const double *weights, int n) {
+  double total = 0;
+  Vector mean_a{}, mean_b{};
+  Matrix moment{};
+  for (int i = 0; i < n; ++i) {
+    const double w = weights[i], p[3] = {a.x[i], a.y[i], a.z[i]}, q[3] = {b.x[i], b.y[i], b.z[i]};
+    total += w;
+    for (int row = 0; row < 3; ++row) {
+      mean_a[row] += w * p[row];
+      mean_b[row] += w * q[row];
+      for (int column = 0; column < 3; ++column) moment[3 * row + column] += w * q[row] * p[column];
+    }
+  }
+  total = std::max(total, std::numeric_limits<double>::min());
+  for (int row = 0; row < 3; ++row) mean_a[row] /= total, mean_b[row] /= total;
+  for (int row = 0; row < 3; ++row) {
+    for (int column = 0; column < 3; ++column) {
+      moment[3 * row + column] = moment[3 * row + column] / total - mean_b[row] * mean_a[column];
+    }
+  }
+  Pose pose{rotation_of(moment), {}};
+  const Vector moved = turned(pose.rotation, mean_a);
+  for (int row = 0; row < 3; ++row) pose.translation[row] = mean_b[row] - moved[row];
+  return pose;
+}
+
+// Geman-McClure factors of points under a pose, at twice the tolerance, times their weights.
+WIDEST_VECTORS void weigh(const double *a, const double *b, int n, const double *weights, const double *pose,
+                          double *weighed) {
+  const double *ax = a, *ay = a + n, *az = a + 2 * n, *bx = b, *by = b + n, *bz = b + 2 * n;
+  const double *r = pose, *t = pose + 9;
+#pragma omp simd
+  for (int i = 0; i < n; ++i) {
+    const double x = r[0] * ax[i] + r[1] * ay[i] + r[2] * az[i] + t[0] - bx[i];
+    const double y = r[3] * ax[i] + r[4] * ay[i] + r[5] * az[i] + t[1] - by[i];
+    const double z = r[6] * ax[i] + r[7] * ay[i] + r[8] * az[i] + t[2] - bz[i];
+    const double depth = az[i] > 0.0 ? az[i] : 0.0;
+    const double tolerance = kTolerance + kRelativeTolerance * depth;
+    const double scale = 4.0 * tolerance * tolerance;
+    const double factor = scale / (scale + x * x + y * y + z * z);
+    weighed[i] = weights[i] * (factor * factor);
+  }
+}
+
+// How much weight falls near its ray under a pose; `seen` is (2, N), x/z and y/z.
+WIDEST_VECTORS double score(const double *seen, const double *b, int n, const double *weights, const double *pose) {
+  const double *u = seen, *v = seen + n, *bx = b, *by = b + n, *bz = b + 2 * n;
+  const double *r = pose, *t = pose + 9;
+  const double tx = r[0] * t[0] + r[3] * t[1] + r[6] * t[2], ty = r[1] * t[0] + r[4] * t[1] + r[7] * t[2];
+  const double tz = r[2] * t[0] + r[5] * t[1] + r[8] * t[2];
+  const double scale = kRayScale * kRayScale;
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < n; ++i) {
+    const double x = r[0] * bx[i] + r[3] * by[i] + r[6] * bz[i] - tx;
+    const double y = r[1] * bx[i] + r[4] * by[i] + r[7] * bz[i] - ty;
+    const double z = r[2] * bx[i] + r[5] * by[i] + r[8] * bz[i] - tz;
+    const double divisor = z > 0.0 ? z : 1.0;
+    const double eu = x / divisor - u[i], ev = y / divisor - v[i];
+    const double near = scale / (scale + eu * eu + ev * ev);
+    sum += z > 0.0 ? weights[i] * (near * near) : 0.0;
+  }
+  return sum;
+}
+
+std::vector<float> distances(const Points &p, int n) {
+  const double mean[3] = {std::accumulate(p.x, p.x + n, 0.0) / n, std::accumulate(p.y, p.y + n, 0.0) / n,
+                          std::accumulate(p.z, p.z + n, 0.0) / n};
+  std::vector<float> x(n), y(n), z(n), result(n * n);
+  for (int i = 0; i < n; ++i) {
+    x[i] = static_cast<float>(p.x[i] - mean[0]);
+    y[i] = static_cast<float>(p.y[i] - mean[1]);
+    z[i] = static_cast<float>(p.z[i] - mean[2]);
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) {
+      const float dx = x[i] - x[j], dy = y[i] - y[j], dz = z[i] - z[j];
+      result[i * n + j] = std::sqrt(dx * dx + dy * dy + dz * dz);
+    }
+  }
+  return result;
+}
+
+int bits(std::uint64_t word) {
+  word -= (word >> 1) & 0x5555555555555555ULL;
+  word = (word & 0x3333333333333333ULL) + ((word >> 2) & 0x3333333333333333ULL);
+  word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+  return static_cast<int>((word * 0x0101010101010101ULL) >> 56);
+}
+
+// How much each match supports each of those chosen as starts, (starts, n).
+std::vector<double> supporters(const Points &a, const Points &b, int n, int starts) {
+  const std::vector<float> in_camera = distances(a, n), in_map = distances(b, n);
+  std::vector<float> tolerance(n);
+  for (int i = 0; i < n; ++i) tolerance[i] = static_cast<float>(tolerance_at(a.z[i]));
+  std::vector<std::array<std::uint64_t, kMatches / 64>> agree(n);
+  for (int i = 0; i < n; ++i) {
+    agree[i] = {};
+    for (int j = 0; j < n; ++j) {
+      const float c = in_camera[i * n + j], m = in_map[i * n + j];
+      const bool agrees = std::abs(c - m) < std::max(tolerance[i], tolerance[j]) && c + m > 2.0f * kLeastSpan;
+      agree[i][j / 64] |= static_cast<std::uint64_t>(agrees) << (j % 64);
+    }
+  }
+  std::vector<int> support(n * n), most(n);
+  std::vector<double> remaining(n);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) {
+      if (!(agree[i][j / 64] >> (j % 64) & 1)) continue;
+      int common = 0;
+      for (int word = 0; word < kMatches / 64; ++word) common += bits(agree[i][word] & agree[j][word]);
+      support[i * n + j] = common;
+      most[i] = std::max(most[i], common);
+      remaining[i] += common;
+    }
+  }
+  std::vector<double> rows(starts * n);
+  for (int start = 0; start < starts; ++start) {
+    const int chosen = static_cast<int>(std::max_element(remaining.begin(), remaining.end()) - remaining.begin());
+    for (int j = 0; j < n; ++j) {
+      rows[start * n + j] = squared(support[chosen * n + j]);
+      // What supports a start needs no pose of its own. The shares are rounded as in consensus.py.
+      remaining[j] *= 1.0f - static_cast<float>(support[chosen * n + j]) / static_cast<float>(std::max(most[chosen], 1));
+    }
+    rows[start * n + chosen] = squared(most[chosen]);  // a match does not agree with itself
+    remaining[chosen] = -1.0;
+  }
+  return rows;
+}
+
+// Solve m x = c by Gauss's elimination; whether there is a finite solution.
+bool solve(double m[6][6], double c[6]) {
+  for (int k = 0; k < 6; ++k) {
+    int pivot = k;
+    for (int i = k + 1; i < 6; ++i) {
+      if (std::abs(m[i][k]) > std::abs(m[pivot][k])) pivot = i;
+    }
+    if (m[pivot][k] == 0.0) return false;
+    std::swap(c[k], c[pivot]);
+    for (int j = 0; j < 6; ++j) std::swap(m[k][j], m[pivot][j]);
+    for (int i = k + 1; i < 6; ++i) {
+      const double factor = m[i][k] / m[k][k];
+      for (int j = k; j < 6; ++j) m[i][j] -= factor * m[k][j];
+      c[i] -= factor * c[k];
+    }
+  }
+  double sum = 0;
+  for (int k = 5; k >= 0; --k) {
+    for (int j = k + 1; j < 6; ++j) c[k] -= m[k][j] * c[j];
+    c[k] /= m[k][k];
+    sum += c[k];
+  }
+  return std::isfinite(sum);
+}
+
+// As geometry.rotation_from_vector.
+Matrix rotation_about(double x, double y, double z) {
+  const double angle = std::sqrt(x * x + y * y + z * z);
+  double s = 1.0, v = 0.5;
+  if (angle >= 1e-8) s = std::sin(angle) / angle, v = (1.0 - std::cos(angle)) / (angle * angle);
+  return {1 - v * (y * y + z * z), v * x * y - s * z, v * x * z + s * y,
+          v * x * y + s * z, 1 - v * (x * x + z * z), v * y * z - s * x,
+          v * x * z - s * y, v * y * z + s * x, 1 - v * (x * x + y * y)};
+}
+
+// One round's sums over the points, weighed at `scale`; also the weights, and the errors' squares, for the last.
+// seen: (2, N). sums: 17 of the matrix, 6 of the gradient; see `normal_equations`.
+WIDEST_VECTORS void add_up(const double *seen, const double *b, const double *weights, int n, const double *pose,
+                           double scale, bool in_metres, double *current, double *errors, double *depths,
+                           double *sums) {
+  const double *u = seen, *v = seen + n, *bx = b, *by = b + n, *bz = b + 2 * n;
+  const double *r = pose, *t = pose + 9;
+  const double tx = r[0] * t[0] + r[3] * t[1] + r[6] * t[2], ty = r[1] * t[0] + r[4] * t[1] + r[7] * t[2];
+  const double tz = r[2] * t[0] + r[5] * t[1] + r[8] * t[2];
+  const double scale2 = scale * scale;
+  const double metres = in_metres ? 1.0 : 0.0;
+  double s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0, s8 = 0, s9 = 0, s10 = 0, s11 = 0;
+  double s12 = 0, s13 = 0, s14 = 0, s15 = 0, s16 = 0, g0 = 0, g1 = 0, g2 = 0, g3 = 0, g4 = 0, g5 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15, s16) \
+    reduction(+ : g0, g1, g2, g3, g4, g5)
+  for (int i = 0; i < n; ++i) {
+    const double x = r[0] * bx[i] + r[3] * by[i] + r[6] * bz[i] - tx;
+    const double y = r[1] * bx[i] + r[4] * by[i] + r[7] * bz[i] - ty;
+    const double z = r[2] * bx[i] + r[5] * by[i] + r[8] * bz[i] - tz;
+    const double ahead = z > kNearest ? 1.0 : 0.0;
+    const double inverse_z = ahead / (z > kNearest ? z : kNearest);
+    const double p = u[i], q = v[i];
+    const double eu = x * inverse_z - p, ev = y * inverse_z - q, square = eu * eu + ev * ev;
+    // A scale of 0: the weights are those of the last step already.
+    const double robust = scale > 0.0 ? scale2 / (scale2 + square) : 1.0;
+    const double weight = weights[i] * robust * robust * ahead;
+    current[i] = weight;
+    errors[i] = square;
+    depths[i] = z;
+    const double w = weight * (metres * z * z + (1.0 - metres));
+    const double wz = w * inverse_z, wzz = wz * inverse_z;
+    const double pp = p * p, qq = q * q, pq = p * q, length = 1.0 + pp + qq;
+    s0 += wzz, s1 += wzz * p, s2 += wzz * q, s3 += wzz * (pp + qq);
+    s4 += wz * pq, s5 += wz * (1.0 + pp), s6 += wz * (1.0 + qq), s7 += wz * p, s8 += wz * q;
+    s9 += wz * q * length, s10 += wz * p * length;
+    s11 += w * (pp * qq + (1.0 + qq) * (1.0 + qq)), s12 += w * (pp * qq + (1.0 + pp) * (1.0 + pp));
+    s13 += w * (pp + qq), s14 += w * pq * (1.0 + length), s15 += w * p, s16 += w * q;
+    const double along = p * eu + q * ev;
+    g0 -= wz * eu, g1 -= wz * ev, g2 += wz * along;
+    g3 += w * (q * along + ev), g4 -= w * (p * along + eu), g5 += w * (q * eu - p * ev);
+  }
+  const double all[kSums] = {s0,  s1,  s2,  s3,  s4,  s5,  s6,  s7, s8, s9, s10, s11,
+                             s12, s13, s14, s15, s16, g0,  g1,  g2, g3, g4, g5};
+  std::copy(all, all + kSums, sums);
+}
+
+// The sums of w J'J for a step (dt, dtheta) in the camera's axes, of what `add_up` gathered. See `_Rays`: with
+// g_u = (1, 0, -u), g_v = (0, 1, -v) and p = (u, v, 1) the Jacobians are -g / z and g x p.
+void normal_equations(const double *s, double m[6][6]) {
+  const double upper[6][6] = {{s[0], 0, -s[1], -s[4], s[5], -s[8]},
+                              {0, s[0], -s[2], -s[6], s[4], s[7]},
+                              {0, 0, s[3], s[9], -s[10], 0},
+                              {0, 0, 0, s[11], -s[14], -s[15]},
+                              {0, 0, 0, 0, s[12], -s[16]},
+                              {0, 0, 0, 0, 0, s[13]}};
+  for (int i = 0; i < 6; ++i) {
+    for (int j = i; j < 6; ++j) m[i][j] = m[j][i] = upper[i][j];
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// consensus.consensus: a and b (3, n), weights (n,) in; n weights out.
+void structpose_consensus(const double *a_rows, const double *b_rows, const double *given, int n, int starts,
+                          double *result) {
+  const Points a(a_rows, n), b(b_rows, n);
+  std::vector<double> weights(n), seen(2 * n);
+  std::vector<int> order;
+  for (int i = 0; i < n; ++i) {
+    const bool ahead = a.z[i] > 0.0;
+    weights[i] = ahead ? given[i] : 0.0;
+    seen[i] = a.x[i] / (ahead ? a.z[i] : 1.0);
+    seen[n + i] = a.y[i] / (ahead ? a.z[i] : 1.0);
+    if (weights[i] > 0.0) order.push_back(i);
+  }
+  if (order.size() < 3) {
+    std::copy(weights.begin(), weights.end(), result);
+    return;
+  }
+  const int count = std::min<int>(kMatches, static_cast<int>(order.size()));
+  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int i, int j) {
+    return weights[i] > weights[j] || (weights[i] == weights[j] && i < j);
+  });
+  std::vector<double> matched_a(3 * count), matched_b(3 * count), matched_weights(count), weighed(count);
+  for (int k = 0; k < count; ++k) {
+    for (int row = 0; row < 3; ++row) {
+      matched_a[row * count + k] = a_rows[row * n + order[k]];
+      matched_b[row * count + k] = b_rows[row * n + order[k]];
+    }
+    matched_weights[k] = weights[order[k]];
+  }
+  const Points of_camera(matched_a.data(), count), of_map(matched_b.data(), count);
+  starts = std::min(starts, count);
+  const std::vector<double> rows = supporters(of_camera, of_map, count, starts);
+  double best_score = -1.0, best[12] = {};
+  for (int start = 0; start < starts; ++start) {
+    const double *row = &rows[start * count];
+    const bool supported = std::any_of(row, row + count, [](double value) { return value > 0.0; });
+    Pose pose = rigid(of_camera, of_map, supported ? row : matched_weights.data(), count);
+    double flat[12];
+    for (int round = 0; round <= kPolishingRounds; ++round) {
+      if (round > 0) {
+        weigh(matched_a.data(), matched_b.data(), count, matched_weights.data(), flat, weighed.data());
+        pose = rigid(of_camera, of_map, weighed.data(), count);
+      }
+      std::copy(pose.rotation.begin(), pose.rotation.end(), flat);
+      std::copy(pose.translation.begin(), pose.translation.end(), flat + 9);
+    }
+    const double reached = score(seen.data(), b_rows, n, weights.data(), flat);
+    if (reached > best_score) {
+      best_score = reached;
+      std::copy(flat, flat + 12, best);
+    }
+  }
+  weigh(a_rows, b_rows, n, weights.data(), best, result);
+}
+
+// refinement.refine. pose: 12 numbers, rotation and translation, in and out. weights (n,): of the last step out.
+// normal_matrix (6, 6). Returns whether the pose is determined.
+int structpose_refine(double *pose, const double *seen, const double *b_rows, const double *given, int n, int rounds,
+                      double first_scale, double last_scale, double *weights, double *normal_matrix, double *errors,
+                      double *distances) {
+  const Points b(b_rows, n);
+  std::vector<double> depths(n);
+  double sums[kSums], m[6][6];
+  for (int round = 0; round < rounds; ++round) {
+    const double share = rounds > 1 ? static_cast<double>(round) / (rounds - 1) : 1.0;
+    const double scale = first_scale * std::pow(last_scale / first_scale, share);
+    const bool in_metres = round < static_cast<int>(kInMetres * rounds);
+    add_up(seen, b_rows, given, n, pose, scale, in_metres, weights, errors, depths.data(), sums);
+    normal_equations(sums, m);
+    for (const int first : {0, 3}) {  // not by elements: the axes must not matter
+      const double damping = kDamping / 3.0 * (m[first][first] + m[first + 1][first + 1] + m[first + 2][first + 2]);
+      for (int k = first; k < first + 3; ++k) m[k][k] += damping;
+    }
+    double step[6];
+    for (int k = 0; k < 6; ++k) step[k] = -sums[kSums - 6 + k];
+    if (!solve(m, step)) return 0;
+    Matrix rotation;
+    std::copy(pose, pose + 9, rotation.begin());
+    const Vector moved = turned(rotation, {step[0], step[1], step[2]});
+    for (int row = 0; row < 3; ++row) pose[9 + row] += moved[row];
+    const Matrix turn = rotation_about(step[3], step[4], step[5]);
+    for (int row = 0; row < 3; ++row) {
+      for (int column = 0; column < 3; ++column) {
+        pose[3 * row + column] = rotation[3 * row] * turn[column] + rotation[3 * row + 1] * turn[3 + column] +
+                                 rotation[3 * row + 2] * turn[6 + column];
+      }
+    }
+  }
+  std::vector<double> last(weights, weights + n);
+  add_up(seen, b_rows, last.data(), n, pose, 0.0, false, weights, errors, depths.data(), sums);
+  normal_equations(sums, m);
+  Matrix map_from_camera;
+  std::copy(pose, pose + 9, map_from_camera.begin());
+  for (int block_row = 0; block_row < 6; block_row += 3) {  // to the map's axes
+    for (int block_column = 0; block_column < 6; block_column += 3) {
+      for (int i = 0; i < 3; ++i) {
+        for (int j = 0; j < 3; ++j) {
+          double sum = 0.0;
+          for (int k = 0; k < 3; ++k) {
+            for (int l = 0; l < 3; ++l) {
+              sum += map_from_camera[3 * i + k] * m[block_row + k][block_column + l] * map_from_camera[3 * j + l];
+            }
+          }
+          normal_matrix[6 * (block_row + i) + block_column + j] = sum;
+        }
+      }
+    }
+  }
+  const Matrix camera_from_map = transposed(map_from_camera);
+  for (int i = 0; i < n; ++i) {
+    if (depths[i] > kNearest) {
+      distances[i] = std::sqrt(errors[i]) * depths[i];
+    } else {
+      const Vector p = turned(camera_from_map, {b.x[i] - pose[9], b.y[i] - pose[10], b.z[i] - pose[11]});
+      distances[i] = std::sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]);
+      errors[i] = std::numeric_limits<double>::infinity();
+    }
+  }
+  return 1;
+}
+}

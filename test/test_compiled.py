@@ -1,0 +1,136 @@
+"""The compiled loops of the solve against NumPy's, which say what they compute."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from structpose_ros import compiled, consensus, refinement
+from structpose_ros.alignment import AlignmentOptions, PoseEstimate, align
+from structpose_ros.geometry import rotation_from_vector, transform, transform_points
+
+Array = npt.NDArray[np.float64]
+LANDMARKS = AlignmentOptions(consensus_starts=16, robust_rounds=0, refine_rounds=10)
+
+needs_library = pytest.mark.skipif(
+    compiled.LIBRARY is None and not (shutil.which("c++") or shutil.which("g++") or shutil.which("cc")),
+    reason="no C++ compiler here",
+)
+
+
+@st.composite
+def scenes(draw: st.DrawFn, least: int = 40) -> tuple[Array, Array, Array]:
+    """Camera points (3, N) and map points (3, N) of which some are wrong, behind or without depth; weights.
+
+    Of fewer than `least` none may decide: two poses can then be equally good but for rounding.
+    """
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = draw(st.integers(least, 400))
+    rays = np.column_stack([random.uniform(-0.7, 0.7, (count, 2)), np.ones(count)])
+    in_camera = rays * random.uniform(0.6, 6.0, count)[:, None]
+    map_from_camera = transform(rotation_from_vector(random.normal(size=3)), random.uniform(-4.0, 4.0, 3))
+    in_map = transform_points(map_from_camera, in_camera)
+    in_camera *= 1.0 + draw(st.sampled_from([0.0, 0.03])) * random.normal(size=(count, 1))
+    wrong = random.random(count) < draw(st.sampled_from([0.0, 0.3, 0.6]))
+    in_map[wrong] = random.uniform(in_map.min(axis=0), in_map.max(axis=0), (wrong.sum(), 3))
+    in_camera[random.random(count) < 0.05] *= draw(st.sampled_from([1.0, 0.0, -1.0]))
+    weights = random.random(count) ** 2
+    if draw(st.booleans()):
+        weights = np.round(weights, 1)  # equal ones, and some of 0
+    return np.ascontiguousarray(in_camera.T), np.ascontiguousarray(in_map.T), weights
+
+
+@needs_library
+def test_it_was_built() -> None:
+    assert compiled.LIBRARY is not None
+
+
+@needs_library
+@settings(max_examples=100, deadline=None)
+@given(scenes(), st.integers(1, 20))
+def test_the_consensus_is_numpys(scene: tuple[Array, Array, Array], starts: int) -> None:
+    a, b, weights = scene
+    np.testing.assert_allclose(
+        compiled.consensus(a, b, weights, starts),
+        consensus.consensus(a, b, weights, starts),
+        rtol=1e-7,
+        atol=1e-9,
+    )
+
+
+@needs_library
+@settings(max_examples=100, deadline=None)
+@given(scenes(least=1), st.integers(1, 20))
+def test_the_consensus_of_a_few_takes_weight_and_adds_none(
+    scene: tuple[Array, Array, Array], starts: int
+) -> None:
+    a, b, weights = scene
+    found = compiled.consensus(a, b, weights, starts)
+    assert (found >= 0.0).all()
+    assert (found <= weights).all()
+    assert (found[a[2] <= 0] == 0.0).all()
+
+
+@needs_library
+@settings(max_examples=100, deadline=None)
+@given(scenes(), st.integers(1, 12))
+def test_the_refinement_is_numpys(scene: tuple[Array, Array, Array], rounds: int) -> None:
+    a, b, weights = scene
+    pose = align(a.T, b.T, weights, AlignmentOptions())
+    if not isinstance(pose, PoseEstimate):
+        return
+    start = pose.map_from_camera
+    image_points = a[:2] / np.where(a[2] > 0, a[2], 1.0)
+    ahead = np.where(a[2] > 0, weights, 0.0)
+    given_ = (start[:3, :3], start[:3, 3], image_points, b, ahead, rounds, 0.25, 0.02)
+    try:
+        expected = refinement.refine(*given_)
+    except np.linalg.LinAlgError:
+        with pytest.raises(np.linalg.LinAlgError):
+            compiled.refine(*given_)
+        return
+    found = compiled.refine(*given_)
+    for name, value in expected._asdict().items():
+        scale = np.abs(value[np.isfinite(value)]).max(initial=1.0)
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, atol=1e-7 * scale, err_msg=name)
+
+
+@needs_library
+@pytest.mark.parametrize("weights", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+def test_too_few_matches_come_back_as_they_were(weights: list[float]) -> None:
+    points = np.array([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0], [1.0, 2.0, 3.0, -1.0]])
+    given_ = np.array(weights)
+    np.testing.assert_array_equal(compiled.consensus(points, points, given_, 4), given_)
+
+
+@needs_library
+def test_points_that_leave_the_pose_open_are_an_error_of_both() -> None:
+    """Weightless points: a normal matrix of zeros."""
+    points = np.ones((3, 8))
+    arguments = (np.eye(3), np.zeros(3), np.zeros((2, 8)), points, np.zeros(8), 3, 0.2, 0.02)
+    for refine in (compiled.refine, refinement.refine):
+        with pytest.raises(np.linalg.LinAlgError):
+            refine(*arguments)
+
+
+@settings(max_examples=20, deadline=None)
+@given(scenes())
+def test_without_a_compiler_the_pose_is_the_same(scene: tuple[Array, Array, Array]) -> None:
+    a, b, weights = scene
+    found = align(a.T, b.T, weights, LANDMARKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "LIBRARY", None)
+        expected = align(a.T, b.T, weights, LANDMARKS)
+    assert type(found) is type(expected)
+    if isinstance(expected, PoseEstimate) and isinstance(found, PoseEstimate):
+        np.testing.assert_allclose(found.map_from_camera, expected.map_from_camera, atol=1e-6)
+        np.testing.assert_allclose(found.inlier_ratio, expected.inlier_ratio, atol=1e-6)
+        smallest = 1e-18 + 1e-6 * np.abs(expected.covariance).max()  # exact matches have rounding alone
+        np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-4, atol=smallest)
+    else:
+        assert found == expected
