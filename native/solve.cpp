@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -40,11 +41,6 @@ struct Points {
   Points(const double *rows, int n) : x(rows), y(rows + n), z(rows + 2 * n) {}
 };
 
-struct Pose {  // map from camera
-  Matrix rotation;
-  Vector translation;
-};
-
 Vector turned(const Matrix &r, const Vector &p) {
   return {r[0] * p[0] + r[1] * p[1] + r[2] * p[2], r[3] * p[0] + r[4] * p[1] + r[5] * p[2],
           r[6] * p[0] + r[7] * p[1] + r[8] * p[2]};
@@ -52,85 +48,134 @@ Vector turned(const Matrix &r, const Vector &p) {
 
 Matrix transposed(const Matrix &r) { return {r[0], r[3], r[6], r[1], r[4], r[7], r[2], r[5], r[8]}; }
 
+#if defined(__GNUC__)
+inline __attribute__((always_inline)) int popcount(std::uint64_t word) { return __builtin_popcountll(word); }
+#else
+inline int popcount(std::uint64_t word) { return static_cast<int>(std::bitset<64>(word).count()); }
+#endif
+
 double squared(double value) { return value * value; }
 
 double tolerance_at(double z) { return kTolerance + kRelativeTolerance * std::max(z, 0.0); }
 
-// The eigenvector of the largest eigenvalue of a symmetric matrix, by Jacobi's rotations. Six sweeps leave nothing
-// off the diagonal that a double could hold: each squares what is left, about.
-std::array<double, 4> largest_eigenvector(double m[4][4]) {
+struct Svd {
+  Vector values;  // falling
+  Vector left[2], right[2];  // of the two largest
+};
+
+double dot(const Vector &a, const Vector &b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+
+Vector cross(const Vector &a, const Vector &b) {
+  return {a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]};
+}
+
+// Any unit vector at right angles to a unit vector.
+Vector across(const Vector &a) {
+  const Vector axis = std::abs(a[0]) < 0.6 ? Vector{1, 0, 0} : Vector{0, 1, 0};
+  const Vector found = cross(a, axis);
+  const double length = std::sqrt(dot(found, found));
+  return {found[0] / length, found[1] / length, found[2] / length};
+}
+
+// By one-sided Jacobi rotations (Hestenes 1958): columns are turned until they are at right angles. Eight sweeps leave
+// nothing that a double could hold: each squares the cosines that are left, about.
+Svd svd(const Matrix &m) {
+  Vector columns[3] = {{m[0], m[3], m[6]}, {m[1], m[4], m[7]}, {m[2], m[5], m[8]}};
+  Vector right[3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
   double largest = 0.0;
-  for (int k = 0; k < 16; ++k) largest = std::max(largest, std::abs(m[k / 4][k % 4]));
-  for (int k = 0; k < 16; ++k) m[k / 4][k % 4] /= std::max(largest, std::numeric_limits<double>::min());
-  double v[4][4] = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}};
-  for (int sweep = 0; sweep < 6; ++sweep) {
-    for (int p = 0; p < 3; ++p) {
-      for (int q = p + 1; q < 4; ++q) {
-        const double half_difference = 0.5 * (m[q][q] - m[p][p]);
-        const double length = std::sqrt(half_difference * half_difference + m[p][q] * m[p][q]);
+  for (const double value : m) largest = std::max(largest, std::abs(value));
+  const double scale = largest > 0.0 ? largest : 1.0;
+  for (Vector &column : columns) {
+    for (double &value : column) value /= scale;
+  }
+  for (int sweep = 0; sweep < 8; ++sweep) {
+    for (int p = 0; p < 2; ++p) {
+      for (int q = p + 1; q < 3; ++q) {
+        const double cosine = dot(columns[p], columns[q]);
+        if (cosine == 0.0) continue;
+        const double half_difference = 0.5 * (dot(columns[q], columns[q]) - dot(columns[p], columns[p]));
+        const double length = std::sqrt(half_difference * half_difference + cosine * cosine);
         if (!(length > 0.0)) continue;
-        const double t = m[p][q] / (half_difference + std::copysign(length, half_difference));
+        const double t = cosine / (half_difference + std::copysign(length, half_difference));
         const double c = 1.0 / std::sqrt(1.0 + t * t), s = t * c;
-        for (int k = 0; k < 4; ++k) {
-          const double mkp = m[k][p], mkq = m[k][q];
-          m[k][p] = c * mkp - s * mkq;
-          m[k][q] = s * mkp + c * mkq;
-        }
-        for (int k = 0; k < 4; ++k) {
-          const double mpk = m[p][k], mqk = m[q][k], vkp = v[k][p], vkq = v[k][q];
-          m[p][k] = c * mpk - s * mqk;
-          m[q][k] = s * mpk + c * mqk;
-          v[k][p] = c * vkp - s * vkq;
-          v[k][q] = s * vkp + c * vkq;
+        for (int k = 0; k < 3; ++k) {
+          const double one = columns[p][k], other = columns[q][k], turned_one = right[p][k], turned_other = right[q][k];
+          columns[p][k] = c * one - s * other;
+          columns[q][k] = s * one + c * other;
+          right[p][k] = c * turned_one - s * turned_other;
+          right[q][k] = s * turned_one + c * turned_other;
         }
       }
     }
   }
-  int best = 0;
-  for (int k = 1; k < 4; ++k) {
-    if (m[k][k] > m[best][best]) best = k;
+  double lengths[3];
+  int order[3] = {0, 1, 2};
+  for (int k = 0; k < 3; ++k) lengths[k] = std::sqrt(dot(columns[k], columns[k]));
+  std::sort(order, order + 3, [&](int i, int j) { return lengths[i] > lengths[j]; });
+  Svd result;
+  for (int k = 0; k < 3; ++k) result.values[k] = lengths[order[k]] * scale;
+  for (int k = 0; k < 2; ++k) {
+    const double length = lengths[order[k]];
+    result.right[k] = right[order[k]];
+    for (int row = 0; row < 3; ++row) result.left[k][row] = length > 0.0 ? columns[order[k]][row] / length : 0.0;
   }
-  return {v[0][best], v[1][best], v[2][best], v[3][best]};
+  if (!(lengths[order[0]] > 0.0)) result.left[0] = result.right[0];
+  if (!(lengths[order[1]] > 0.0)) result.left[1] = across(result.left[0]);
+  return result;
 }
 
-// The rotation R with the largest trace of R^T S, S = sum w b a^T: Horn's, by unit quaternions (JOSA A 1987).
-Matrix rotation_of(const Matrix &s) {
-  const double xx = s[0], yx = s[1], zx = s[2], xy = s[3], yy = s[4], zy = s[5], xz = s[6], yz = s[7], zz = s[8];
-  // ab: sum w a_a b_b.
-  double n[4][4] = {{xx + yy + zz, yz - zy, zx - xz, xy - yx},
-                    {yz - zy, xx - yy - zz, xy + yx, zx + xz},
-                    {zx - xz, xy + yx, yy - xx - zz, yz + zy},
-                    {xy - yx, zx + xz, yz + zy, zz - xx - yy}};
-  const auto [w, x, y, z] = largest_eigenvector(n);
-  return {w * w + x * x - y * y - z * z, 2 * (x * y - w * z), 2 * (x * z + w * y),
-          2 * (x * y + w * z), w * w - x * x + y * y - z * z, 2 * (y * z - w * x),
-          2 * (x * z - w * y), 2 * (y * z + w * x), w * w - x * x - y * y + z * z};
-}
-
-Pose rigid(const Points &a, const Points &b, const double *weights, int n) {
-  double total = 0;
-  Vector mean_a{}, mean_b{};
-  Matrix moment{};
-  for (int i = 0; i < n; ++i) {
-    const double w = weights[i], p[3] = {a.x[i], a.y[i], a.z[i]}, q[3] = {b.x[i], b.y[i], b.z[i]};
-    total += w;
+// The rotation R with the largest trace of R^T S, S = sum w b a^T (Kabsch). The third axes follow from the others, so
+// that it can't come out as a reflection.
+Matrix rotation_of(const Svd &s) {
+  const Vector left[3] = {s.left[0], s.left[1], cross(s.left[0], s.left[1])};
+  const Vector right[3] = {s.right[0], s.right[1], cross(s.right[0], s.right[1])};
+  Matrix rotation{};
+  for (int k = 0; k < 3; ++k) {
     for (int row = 0; row < 3; ++row) {
-      mean_a[row] += w * p[row];
-      mean_b[row] += w * q[row];
-      for (int column = 0; column < 3; ++column) moment[3 * row + column] += w * q[row] * p[column];
+      for (int column = 0; column < 3; ++column) rotation[3 * row + column] += left[k][row] * right[k][column];
     }
   }
-  total = std::max(total, std::numeric_limits<double>::min());
-  for (int row = 0; row < 3; ++row) mean_a[row] /= total, mean_b[row] /= total;
-  for (int row = 0; row < 3; ++row) {
-    for (int column = 0; column < 3; ++column) {
-      moment[3 * row + column] = moment[3 * row + column] / total - mean_b[row] * mean_a[column];
-    }
+  return rotation;
+}
+
+// Sums over points in two passes: of what is left of them around their means nothing is lost to rounding.
+WIDEST_VECTORS void moments(const double *a, const double *b, const double *weights, int n, double *mean_a,
+                            double *mean_b, double *cross_covariance) {
+  const double *ax = a, *ay = a + n, *az = a + 2 * n, *bx = b, *by = b + n, *bz = b + 2 * n;
+  double total = 0, a0 = 0, a1 = 0, a2 = 0, b0 = 0, b1 = 0, b2 = 0;
+#pragma omp simd reduction(+ : total, a0, a1, a2, b0, b1, b2)
+  for (int i = 0; i < n; ++i) {
+    const double w = weights[i];
+    total += w, a0 += w * ax[i], a1 += w * ay[i], a2 += w * az[i];
+    b0 += w * bx[i], b1 += w * by[i], b2 += w * bz[i];
   }
-  Pose pose{rotation_of(moment), {}};
-  const Vector moved = turned(pose.rotation, mean_a);
-  for (int row = 0; row < 3; ++row) pose.translation[row] = mean_b[row] - moved[row];
-  return pose;
+  const double share = 1.0 / std::max(total, std::numeric_limits<double>::min());
+  a0 *= share, a1 *= share, a2 *= share, b0 *= share, b1 *= share, b2 *= share;
+  double xx = 0, xy = 0, xz = 0, yx = 0, yy = 0, yz = 0, zx = 0, zy = 0, zz = 0;  // b first
+#pragma omp simd reduction(+ : xx, xy, xz, yx, yy, yz, zx, zy, zz)
+  for (int i = 0; i < n; ++i) {
+    const double w = weights[i] * share;
+    const double px = w * (ax[i] - a0), py = w * (ay[i] - a1), pz = w * (az[i] - a2);
+    const double qx = bx[i] - b0, qy = by[i] - b1, qz = bz[i] - b2;
+    xx += qx * px, xy += qx * py, xz += qx * pz, yx += qy * px, yy += qy * py, yz += qy * pz;
+    zx += qz * px, zy += qz * py, zz += qz * pz;
+  }
+  mean_a[0] = a0, mean_a[1] = a1, mean_a[2] = a2, mean_b[0] = b0, mean_b[1] = b1, mean_b[2] = b2;
+  const double all[9] = {xx, xy, xz, yx, yy, yz, zx, zy, zz};
+  std::copy(all, all + 9, cross_covariance);
+}
+
+// A closed-form solve; pose: 12 numbers, rotation and translation; values: the cross-covariance's singular values.
+void kabsch(const double *a, const double *b, const double *weights, int n, double *pose, double *values) {
+  Vector mean_a, mean_b;
+  Matrix cross_covariance;
+  moments(a, b, weights, n, mean_a.data(), mean_b.data(), cross_covariance.data());
+  const Svd decomposed = svd(cross_covariance);
+  const Matrix rotation = rotation_of(decomposed);
+  const Vector moved = turned(rotation, mean_a);
+  std::copy(rotation.begin(), rotation.end(), pose);
+  for (int row = 0; row < 3; ++row) pose[9 + row] = mean_b[row] - moved[row];
+  std::copy(decomposed.values.begin(), decomposed.values.end(), values);
 }
 
 // Geman-McClure factors of points under a pose, at twice the tolerance, times their weights.
@@ -164,64 +209,70 @@ WIDEST_VECTORS double score(const double *seen, const double *b, int n, const do
     const double x = r[0] * bx[i] + r[3] * by[i] + r[6] * bz[i] - tx;
     const double y = r[1] * bx[i] + r[4] * by[i] + r[7] * bz[i] - ty;
     const double z = r[2] * bx[i] + r[5] * by[i] + r[8] * bz[i] - tz;
-    const double divisor = z > 0.0 ? z : 1.0;
-    const double eu = x / divisor - u[i], ev = y / divisor - v[i];
+    const double inverse_z = 1.0 / (z > 0.0 ? z : 1.0);
+    const double eu = x * inverse_z - u[i], ev = y * inverse_z - v[i];
     const double near = scale / (scale + eu * eu + ev * ev);
     sum += z > 0.0 ? weights[i] * (near * near) : 0.0;
   }
   return sum;
 }
 
-std::vector<float> distances(const Points &p, int n) {
-  const double mean[3] = {std::accumulate(p.x, p.x + n, 0.0) / n, std::accumulate(p.y, p.y + n, 0.0) / n,
-                          std::accumulate(p.z, p.z + n, 0.0) / n};
-  std::vector<float> x(n), y(n), z(n), result(n * n);
-  for (int i = 0; i < n; ++i) {
-    x[i] = static_cast<float>(p.x[i] - mean[0]);
-    y[i] = static_cast<float>(p.y[i] - mean[1]);
-    z[i] = static_cast<float>(p.z[i] - mean[2]);
+// Which matches agree with match i: as far from it in the map as before the camera. Rows x, y, z of both, centred.
+WIDEST_VECTORS void agreeing(const float *a, const float *b, const float *tolerance, int n, int i, unsigned char *agree) {
+  const float *ax = a, *ay = a + n, *az = a + 2 * n, *bx = b, *by = b + n, *bz = b + 2 * n;
+  const float ax0 = ax[i], ay0 = ay[i], az0 = az[i], bx0 = bx[i], by0 = by[i], bz0 = bz[i], own = tolerance[i];
+#pragma omp simd
+  for (int j = 0; j < n; ++j) {
+    const float px = ax[j] - ax0, py = ay[j] - ay0, pz = az[j] - az0;
+    const float qx = bx[j] - bx0, qy = by[j] - by0, qz = bz[j] - bz0;
+    const float in_camera = std::sqrt(px * px + py * py + pz * pz), in_map = std::sqrt(qx * qx + qy * qy + qz * qz);
+    const float allowed = tolerance[j] > own ? tolerance[j] : own;
+    agree[j] = (std::abs(in_camera - in_map) < allowed) & (in_camera + in_map > 2.0f * kLeastSpan);
   }
-  for (int i = 0; i < n; ++i) {
-    for (int j = 0; j < n; ++j) {
-      const float dx = x[i] - x[j], dy = y[i] - y[j], dz = z[i] - z[j];
-      result[i * n + j] = std::sqrt(dx * dx + dy * dy + dz * dz);
-    }
+}
+
+std::vector<float> centred(const double *rows, int n) {
+  std::vector<float> result(3 * n);
+  for (int row = 0; row < 3; ++row) {
+    const double mean = std::accumulate(rows + row * n, rows + (row + 1) * n, 0.0) / n;
+    for (int i = 0; i < n; ++i) result[row * n + i] = static_cast<float>(rows[row * n + i] - mean);
   }
   return result;
 }
 
-int bits(std::uint64_t word) {
-  word -= (word >> 1) & 0x5555555555555555ULL;
-  word = (word & 0x3333333333333333ULL) + ((word >> 2) & 0x3333333333333333ULL);
-  word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
-  return static_cast<int>((word * 0x0101010101010101ULL) >> 56);
-}
+using Flags = std::array<std::uint64_t, kMatches / 64>;
 
-// How much each match supports each of those chosen as starts, (starts, n).
-std::vector<double> supporters(const Points &a, const Points &b, int n, int starts) {
-  const std::vector<float> in_camera = distances(a, n), in_map = distances(b, n);
-  std::vector<float> tolerance(n);
-  for (int i = 0; i < n; ++i) tolerance[i] = static_cast<float>(tolerance_at(a.z[i]));
-  std::vector<std::array<std::uint64_t, kMatches / 64>> agree(n);
+// How many matches agree with both of two, (n, n), where these agree with each other.
+WIDEST_VECTORS void common(const Flags *agree, int n, unsigned char *support) {
   for (int i = 0; i < n; ++i) {
-    agree[i] = {};
-    for (int j = 0; j < n; ++j) {
-      const float c = in_camera[i * n + j], m = in_map[i * n + j];
-      const bool agrees = std::abs(c - m) < std::max(tolerance[i], tolerance[j]) && c + m > 2.0f * kLeastSpan;
-      agree[i][j / 64] |= static_cast<std::uint64_t>(agrees) << (j % 64);
+    for (int j = 0; j <= i; ++j) {
+      int count = 0;
+      for (int word = 0; word < kMatches / 64; ++word) count += popcount(agree[i][word] & agree[j][word]);
+      count *= static_cast<int>(agree[i][j / 64] >> (j % 64) & 1);
+      support[i * n + j] = support[j * n + i] = static_cast<unsigned char>(count);
     }
   }
-  std::vector<int> support(n * n), most(n);
+}
+
+// How much each match supports each of those chosen as starts, (starts, n). Points (3, n).
+std::vector<double> supporters(const double *a, const double *b, int n, int starts) {
+  const std::vector<float> in_camera = centred(a, n), in_map = centred(b, n);
+  std::vector<float> tolerance(n);
+  for (int i = 0; i < n; ++i) tolerance[i] = static_cast<float>(tolerance_at(a[2 * n + i]));
+  std::vector<Flags> agree(n);
+  std::array<unsigned char, kMatches> flags;
+  for (int i = 0; i < n; ++i) {
+    agreeing(in_camera.data(), in_map.data(), tolerance.data(), n, i, flags.data());
+    agree[i] = {};
+    for (int j = 0; j < n; ++j) agree[i][j / 64] |= static_cast<std::uint64_t>(flags[j]) << (j % 64);
+  }
+  std::vector<unsigned char> support(n * n), most(n);  // a match agrees with at most 127 others
+  common(agree.data(), n, support.data());
   std::vector<double> remaining(n);
   for (int i = 0; i < n; ++i) {
-    for (int j = 0; j < n; ++j) {
-      if (!(agree[i][j / 64] >> (j % 64) & 1)) continue;
-      int common = 0;
-      for (int word = 0; word < kMatches / 64; ++word) common += bits(agree[i][word] & agree[j][word]);
-      support[i * n + j] = common;
-      most[i] = std::max(most[i], common);
-      remaining[i] += common;
-    }
+    const auto row = support.begin() + i * n;
+    most[i] = *std::max_element(row, row + n);
+    remaining[i] = std::accumulate(row, row + n, 0);
   }
   std::vector<double> rows(starts * n);
   for (int start = 0; start < starts; ++start) {
@@ -229,7 +280,7 @@ std::vector<double> supporters(const Points &a, const Points &b, int n, int star
     for (int j = 0; j < n; ++j) {
       rows[start * n + j] = squared(support[chosen * n + j]);
       // What supports a start needs no pose of its own. The shares are rounded as in consensus.py.
-      remaining[j] *= 1.0f - static_cast<float>(support[chosen * n + j]) / static_cast<float>(std::max(most[chosen], 1));
+      remaining[j] *= 1.0f - static_cast<float>(support[chosen * n + j]) / static_cast<float>(std::max<int>(most[chosen], 1));
     }
     rows[start * n + chosen] = squared(most[chosen]);  // a match does not agree with itself
     remaining[chosen] = -1.0;
@@ -365,30 +416,31 @@ void structpose_consensus(const double *a_rows, const double *b_rows, const doub
     }
     matched_weights[k] = weights[order[k]];
   }
-  const Points of_camera(matched_a.data(), count), of_map(matched_b.data(), count);
   starts = std::min(starts, count);
-  const std::vector<double> rows = supporters(of_camera, of_map, count, starts);
+  const std::vector<double> rows = supporters(matched_a.data(), matched_b.data(), count, starts);
   double best_score = -1.0, best[12] = {};
   for (int start = 0; start < starts; ++start) {
     const double *row = &rows[start * count];
     const bool supported = std::any_of(row, row + count, [](double value) { return value > 0.0; });
-    Pose pose = rigid(of_camera, of_map, supported ? row : matched_weights.data(), count);
-    double flat[12];
-    for (int round = 0; round <= kPolishingRounds; ++round) {
-      if (round > 0) {
-        weigh(matched_a.data(), matched_b.data(), count, matched_weights.data(), flat, weighed.data());
-        pose = rigid(of_camera, of_map, weighed.data(), count);
-      }
-      std::copy(pose.rotation.begin(), pose.rotation.end(), flat);
-      std::copy(pose.translation.begin(), pose.translation.end(), flat + 9);
+    double pose[12], values[3];
+    kabsch(matched_a.data(), matched_b.data(), supported ? row : matched_weights.data(), count, pose, values);
+    for (int round = 0; round < kPolishingRounds; ++round) {
+      weigh(matched_a.data(), matched_b.data(), count, matched_weights.data(), pose, weighed.data());
+      kabsch(matched_a.data(), matched_b.data(), weighed.data(), count, pose, values);
     }
-    const double reached = score(seen.data(), b_rows, n, weights.data(), flat);
+    const double reached = score(seen.data(), b_rows, n, weights.data(), pose);
     if (reached > best_score) {
       best_score = reached;
-      std::copy(flat, flat + 12, best);
+      std::copy(pose, pose + 12, best);
     }
   }
   weigh(a_rows, b_rows, n, weights.data(), best, result);
+}
+
+// kabsch.kabsch. pose: 12 numbers, rotation and translation, out; values: 3 singular values out.
+void structpose_kabsch(const double *a_rows, const double *b_rows, const double *weights, int n, double *pose,
+                       double *values) {
+  kabsch(a_rows, b_rows, weights, n, pose, values);
 }
 
 // refinement.refine. pose: 12 numbers, rotation and translation, in and out. weights (n,): of the last step out.

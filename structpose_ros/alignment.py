@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.compiled import consensus, refine
+from structpose_ros.compiled import consensus, kabsch, refine
 from structpose_ros.geometry import skew, transform
 from structpose_ros.refinement import Refined
 
@@ -252,17 +252,11 @@ def _solve(a: Array, b: Array, weights: Array, rounding: float, options: Alignme
     effective_points = total**2 / _dot(weights, weights)
     if effective_points < options.min_effective_points * (1.0 - 1e-9):  # equal weights may round below N
         failure = failure or AlignmentFailure.TOO_FEW_POINTS
-    share = weights / total
-    mean_a, mean_b = np.einsum("in,n->i", a, share), np.einsum("in,n->i", b, share)
-    # The weight enters once. Weighting both centred sets would square it.
-    cross_covariance = np.einsum("in,jn->ij", (a - mean_a[:, None]) * share, b - mean_b[:, None])
-    u, singular_values, vt = np.linalg.svd(cross_covariance)
-    largest, second, _ = singular_values
+    rigid = kabsch(a, b, weights)
+    largest, second, _ = rigid.singular_values.tolist()
     if second <= options.min_spread * largest or largest <= rounding:
         failure = failure or AlignmentFailure.COLLINEAR
-    handedness = np.array([1.0, 1.0, np.linalg.det(vt.T @ u.T)])
-    rotation = (vt.T * handedness) @ u.T
-    return _Solved(rotation, mean_b - rotation @ mean_a, singular_values, effective_points, failure)
+    return _Solved(*rigid, effective_points, failure)
 
 
 def _squared_residuals(a: Array, b: Array, solved: _Solved) -> Array:

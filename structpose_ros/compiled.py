@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from structpose_ros import consensus as _consensus
+from structpose_ros import kabsch as _kabsch
 from structpose_ros import refinement as _refinement
+from structpose_ros.kabsch import Rigid
 from structpose_ros.refinement import Refined
 
 Array = npt.NDArray[np.float64]
@@ -30,6 +32,8 @@ def _load() -> ctypes.CDLL | None:
     else:
         return None
     number, whole = ctypes.c_double, ctypes.c_int
+    library.structpose_kabsch.argtypes = [_ARRAY, _ARRAY, _ARRAY, whole, _ARRAY, _ARRAY]
+    library.structpose_kabsch.restype = None
     library.structpose_consensus.argtypes = [_ARRAY, _ARRAY, _ARRAY, whole, whole, _ARRAY]
     library.structpose_consensus.restype = None
     library.structpose_refine.argtypes = [
@@ -41,6 +45,16 @@ def _load() -> ctypes.CDLL | None:
 
 
 LIBRARY = _load()
+
+
+def kabsch(a: Array, b: Array, weights: Array) -> Rigid:
+    """See `kabsch.kabsch`."""
+    if LIBRARY is None:
+        return _kabsch.kabsch(a, b, weights)
+    a, b, weights = (np.ascontiguousarray(array, dtype=np.float64) for array in (a, b, weights))
+    pose, singular_values = np.empty(12), np.empty(3)
+    LIBRARY.structpose_kabsch(a, b, weights, len(weights), pose, singular_values)
+    return Rigid(pose[:9].reshape(3, 3), pose[9:], singular_values)
 
 
 def consensus(a: Array, b: Array, weights: Array, starts: int) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structpose_ros import compiled, consensus, refinement
+from structpose_ros import compiled, consensus, kabsch, refinement
 from structpose_ros.alignment import AlignmentOptions, PoseEstimate, align
 from structpose_ros.geometry import rotation_from_vector, transform, transform_points
 
@@ -48,6 +48,42 @@ def scenes(draw: st.DrawFn, least: int = 40) -> tuple[Array, Array, Array]:
 @needs_library
 def test_it_was_built() -> None:
     assert compiled.LIBRARY is not None
+
+
+@needs_library
+@settings(max_examples=100, deadline=None)
+@given(scenes())
+def test_the_closed_form_is_numpys(scene: tuple[Array, Array, Array]) -> None:
+    expected = kabsch.kabsch(*scene)
+    found = compiled.kabsch(*scene)
+    np.testing.assert_allclose(found.rotation, expected.rotation, atol=1e-9)
+    np.testing.assert_allclose(found.translation, expected.translation, atol=1e-8)
+    np.testing.assert_allclose(
+        found.singular_values, expected.singular_values, atol=1e-12 * expected.singular_values[0]
+    )
+
+
+@needs_library
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("dimensions", [0, 1, 2, 3])
+def test_flat_thin_and_mirrored_sets_give_a_rotation_with_the_least_residual(
+    dimensions: int, mirrored: bool
+) -> None:
+    """Points of a plane, a line, a point: what is open is left to either, what is not is the same."""
+    random = np.random.default_rng(dimensions)
+    a = random.normal(size=(3, 20)) * (np.arange(3) < dimensions)[:, None]
+    b = rotation_from_vector([0.4, -1.0, 2.0]) @ a * (-1.0 if mirrored else 1.0)
+    weights = random.random(20)
+
+    def residual(rigid: kabsch.Rigid) -> float:
+        difference = b - rigid.rotation @ a - rigid.translation[:, None]
+        return float((weights * (difference**2).sum(axis=0)).sum())
+
+    found, expected = compiled.kabsch(a, b, weights), kabsch.kabsch(a, b, weights)
+    np.testing.assert_allclose(found.rotation.T @ found.rotation, np.eye(3), atol=1e-12)
+    assert np.linalg.det(found.rotation) == pytest.approx(1.0)
+    assert residual(found) == pytest.approx(residual(expected), abs=1e-12)
+    np.testing.assert_allclose(found.singular_values, expected.singular_values, atol=1e-12)
 
 
 @needs_library

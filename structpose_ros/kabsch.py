@@ -1,0 +1,33 @@
+"""The closed-form weighted rigid alignment (paper eq. 2): Kabsch, as Umeyama (PAMI 1991) keeps it a rotation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+class Rigid(NamedTuple):
+    """A solve: rotation (3, 3) and translation (3,), map from camera.
+
+    singular_values: (3,) m^2, falling, of the weighted cross-covariance divided by the sum of weights.
+    """
+
+    rotation: Array
+    translation: Array
+    singular_values: Array
+
+
+def kabsch(a: Array, b: Array, weights: Array) -> Rigid:
+    """Return R, t that minimise sum_i w_i |b_i - R a_i - t|^2, for points (3, N) and weights (N,), not all 0."""
+    share = weights / weights.sum()
+    mean_a, mean_b = np.einsum("in,n->i", a, share), np.einsum("in,n->i", b, share)
+    # The weight enters once. Weighting both centred sets would square it.
+    cross_covariance = np.einsum("in,jn->ij", b - mean_b[:, None], (a - mean_a[:, None]) * share)
+    u, singular_values, vt = np.linalg.svd(cross_covariance)
+    handedness = np.array([1.0, 1.0, np.linalg.det(u @ vt)])
+    rotation = (u * handedness) @ vt
+    return Rigid(rotation, mean_b - rotation @ mean_a, singular_values)
