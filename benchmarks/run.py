@@ -34,6 +34,8 @@ RATIOS = {
     "content_spread": "spread of the medians over contents",
     "end_to_end_over_network_p50": "image stamp to pose over bare network, p50 at 10 Hz",
     "end_to_end_minus_network_ms": "the same as a difference, ms",
+    "end_to_end_over_network_p50_at_30_hz": "image stamp to pose over bare network, p50 at 30 Hz",
+    "end_to_end_minus_network_ms_at_30_hz": "the same as a difference, ms",
     "p99_over_p50": "image stamp to pose, p99 over p50, at 10 Hz",
     "overload_age_over_network_p50": "age of a pose at twice the load over network, p50",
     "overload_age_over_network_p99": "the same, p99 over the network's p50",

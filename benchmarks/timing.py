@@ -60,9 +60,9 @@ def images_of(data: Path) -> list[npt.NDArray[np.uint8]]:
     return [recording.read(item).image_rgb for item in files[:: -(-len(files) // IMAGES)]]
 
 
-def network_alone(network: OnnxNetwork, data: Path) -> dict[str, float]:
-    """Time the bare network on a recording's images."""
-    return percentiles(bare_network_ms(images_of(data), open_recording(data).camera, network))
+def network_alone(network: OnnxNetwork, data: Path) -> list[float]:
+    """Return the milliseconds of the bare network on a recording's images."""
+    return bare_network_ms(images_of(data), open_recording(data).camera, network)
 
 
 def machine() -> dict[str, str]:

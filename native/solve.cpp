@@ -437,6 +437,30 @@ void structpose_consensus(const double *a_rows, const double *b_rows, const doub
   weigh(a_rows, b_rows, n, weights.data(), best, result);
 }
 
+// kabsch.weighted_median. NaN is larger than all else.
+double structpose_weighted_median(const double *values, const double *weights, int n) {
+  std::vector<int> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  const double half = 0.5 * std::accumulate(weights, weights + n, 0.0);
+  double below = 0.0;
+  int low = 0, high = n;
+  while (high - low > 1) {
+    const int middle = low + (high - low) / 2;
+    std::nth_element(order.begin() + low, order.begin() + middle, order.begin() + high, [&](int i, int j) {
+      return values[i] < values[j] || (std::isnan(values[j]) && !std::isnan(values[i]));
+    });
+    double sum = below;
+    for (int k = low; k < middle; ++k) sum += weights[order[k]];
+    if (sum >= half) {
+      high = middle;
+    } else {
+      low = middle;
+      below = sum;
+    }
+  }
+  return values[order[low]];
+}
+
 // kabsch.kabsch. pose: 12 numbers, rotation and translation, out; values: 3 singular values out.
 void structpose_kabsch(const double *a_rows, const double *b_rows, const double *weights, int n, double *pose,
                        double *values) {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.compiled import consensus, kabsch, refine
+from structpose_ros.compiled import consensus, kabsch, refine, weighted_median
 from structpose_ros.geometry import skew, transform
 from structpose_ros.refinement import Refined
 
@@ -183,13 +183,6 @@ def align(
         singular_values=solved.singular_values,
         covariance=_covariance(solved, a, squared, given, current),
     )
-
-
-def weighted_median(values: Array, weights: Array) -> float:
-    """Return the smallest of `values` (N,) such that it and those below it hold half of `weights` (N,)."""
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    return float(values[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])
 
 
 def _refined(

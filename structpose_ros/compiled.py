@@ -32,6 +32,8 @@ def _load() -> ctypes.CDLL | None:
     else:
         return None
     number, whole = ctypes.c_double, ctypes.c_int
+    library.structpose_weighted_median.argtypes = [_ARRAY, _ARRAY, whole]
+    library.structpose_weighted_median.restype = number
     library.structpose_kabsch.argtypes = [_ARRAY, _ARRAY, _ARRAY, whole, _ARRAY, _ARRAY]
     library.structpose_kabsch.restype = None
     library.structpose_consensus.argtypes = [_ARRAY, _ARRAY, _ARRAY, whole, whole, _ARRAY]
@@ -55,6 +57,14 @@ def kabsch(a: Array, b: Array, weights: Array) -> Rigid:
     pose, singular_values = np.empty(12), np.empty(3)
     LIBRARY.structpose_kabsch(a, b, weights, len(weights), pose, singular_values)
     return Rigid(pose[:9].reshape(3, 3), pose[9:], singular_values)
+
+
+def weighted_median(values: Array, weights: Array) -> float:
+    """See `kabsch.weighted_median`."""
+    if LIBRARY is None or not len(values):
+        return _kabsch.weighted_median(values, weights)
+    values, weights = (np.ascontiguousarray(array, dtype=np.float64) for array in (values, weights))
+    return float(LIBRARY.structpose_weighted_median(values, weights, len(values)))
 
 
 def consensus(a: Array, b: Array, weights: Array, starts: int) -> Array:

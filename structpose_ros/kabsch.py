@@ -1,4 +1,4 @@
-"""The closed-form weighted rigid alignment (paper eq. 2): Kabsch, as Umeyama (PAMI 1991) keeps it a rotation."""
+"""The closed-form weighted rigid alignment (paper eq. 2): Kabsch, kept a rotation as by Umeyama (1991)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Rigid(NamedTuple):
 
 
 def kabsch(a: Array, b: Array, weights: Array) -> Rigid:
-    """Return R, t that minimise sum_i w_i |b_i - R a_i - t|^2, for points (3, N) and weights (N,), not all 0."""
+    """Return R, t that minimise sum_i w_i |b_i - R a_i - t|^2: points (3, N), weights (N,), not all 0."""
     share = weights / weights.sum()
     mean_a, mean_b = np.einsum("in,n->i", a, share), np.einsum("in,n->i", b, share)
     # The weight enters once. Weighting both centred sets would square it.
@@ -31,3 +31,10 @@ def kabsch(a: Array, b: Array, weights: Array) -> Rigid:
     handedness = np.array([1.0, 1.0, np.linalg.det(u @ vt)])
     rotation = (u * handedness) @ vt
     return Rigid(rotation, mean_b - rotation @ mean_a, singular_values)
+
+
+def weighted_median(values: Array, weights: Array) -> float:
+    """Return the smallest of `values` (N,) such that it and those below it hold half of `weights` (N,)."""
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])

@@ -98,9 +98,8 @@ def prior_from_message(message: PoseWithCovarianceStamped, map_frame: str) -> Pr
 
 def pose_of(target_from_source: npt.NDArray[np.float64]) -> Pose:
     """Return a transform as the Pose of its source frame in its target frame."""
-    moved = _transform(target_from_source)
-    position = Point(x=moved.translation.x, y=moved.translation.y, z=moved.translation.z)
-    return Pose(position=position, orientation=moved.rotation)
+    x, y, z = target_from_source[:3, 3].tolist()
+    return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion(target_from_source))
 
 
 def transform_stamped(
@@ -115,9 +114,13 @@ def transform_stamped(
 
 
 def _transform(target_from_source: npt.NDArray[np.float64]) -> Transform:
-    x, y, z = (float(value) for value in target_from_source[:3, 3])
-    qx, qy, qz, qw = (float(value) for value in quaternion_from_rotation(target_from_source[:3, :3]))
-    return Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+    x, y, z = target_from_source[:3, 3].tolist()
+    return Transform(translation=Vector3(x=x, y=y, z=z), rotation=_quaternion(target_from_source))
+
+
+def _quaternion(target_from_source: npt.NDArray[np.float64]) -> Quaternion:
+    x, y, z, w = quaternion_from_rotation(target_from_source[:3, :3]).tolist()
+    return Quaternion(x=x, y=y, z=z, w=w)
 
 
 def nanoseconds_from_stamp(stamp: Time) -> int:

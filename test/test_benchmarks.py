@@ -90,6 +90,8 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
     assert summary["end_to_end"]["10 Hz"]["frames"] == 5
     assert summary["end_to_end_over_network_p50"] == 1.2
     assert summary["end_to_end_minus_network_ms"] == 4.0
+    assert summary["end_to_end_over_network_p50_at_30_hz"] == 1.25
+    assert summary["end_to_end_minus_network_ms_at_30_hz"] == 5.0
     assert summary["p99_over_p50"] == 1.0
     assert summary["overload_age_over_network_p50"] == 1.8
     assert summary["pictures_ms"] == 3.0

@@ -64,6 +64,20 @@ def test_the_closed_form_is_numpys(scene: tuple[Array, Array, Array]) -> None:
 
 
 @needs_library
+@given(
+    st.lists(st.tuples(st.floats(0.0, 9.0) | st.sampled_from([1.0, np.inf]), st.integers(0, 9)), min_size=1),
+    st.integers(0, 3),
+)
+def test_the_weighted_median_is_numpys(pairs: list[tuple[float, int]], unknown: int) -> None:
+    """Of whole weights, whose sums are exact; NaN counts as the largest, as in NumPy's order."""
+    values = np.array([value for value, _ in pairs] + [np.nan] * unknown)
+    weights = np.array([weight for _, weight in pairs] + [1] * unknown, dtype=np.float64)
+    np.testing.assert_equal(
+        compiled.weighted_median(values, weights), kabsch.weighted_median(values, weights)
+    )
+
+
+@needs_library
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("dimensions", [0, 1, 2, 3])
 def test_flat_thin_and_mirrored_sets_give_a_rotation_with_the_least_residual(
