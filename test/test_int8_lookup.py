@@ -16,6 +16,7 @@ from test_train import CONFIG
 from structpose_ros.geometry import pose_error
 from structpose_ros.network import OnnxNetwork, normalized_tensor
 from structpose_ros.relocalizer import Relocalizer
+from structpose_ros.training import int8_lookup
 from structpose_ros.training.config import ConfigError
 from structpose_ros.training.cross_fit import MapNetwork
 from structpose_ros.training.dataset import normalize_images
@@ -50,7 +51,12 @@ def in_bytes(network: LandmarkNetwork) -> LandmarkNetwork:
     return changed
 
 
-def test_the_file_chooses_what_torch_chooses(network: LandmarkNetwork, seen: Frame, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_file_chooses_what_torch_chooses(
+    parts: int, network: LandmarkNetwork, seen: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h, w = CONTRACT.grid_shape
+    monkeypatch.setattr(int8_lookup, "PART_BYTES", 4 * h * w * len(network.keys) / parts)
     image = normalize_images(torch.from_numpy(np.ascontiguousarray(seen.image_rgb.transpose(2, 0, 1))[None]))
     paths = {int8: tmp_path / f"{int8}.onnx" for int8 in (False, True)}
     for int8, path in paths.items():
@@ -59,7 +65,7 @@ def test_the_file_chooses_what_torch_chooses(network: LandmarkNetwork, seen: Fra
         assert parity.worst < 1e-4
         assert parity.onnx_error is not None and parity.onnx_error[0] < 0.002
     operators = [node.op_type for node in onnx.load(paths[True]).graph.node]
-    assert operators.count("MatMulInteger") == 1
+    assert operators.count("MatMulInteger") == parts
     assert "MatMul" not in operators
     assert paths[True].stat().st_size < paths[False].stat().st_size
 

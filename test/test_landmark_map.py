@@ -43,12 +43,11 @@ from structpose_ros.training.labels import sample_labels
 from structpose_ros.training.landmarks import (
     LEAST_SCORE,
     STRIDE,
-    Keypoints,
     LandmarkNetwork,
     Landmarks,
     collect,
     keypoints_of,
-    strongest,
+    strongest_of,
 )
 from structpose_ros.training.parity import ExportError, node_rays, rays_tensor
 from structpose_ros.training.train import train
@@ -137,12 +136,12 @@ def test_descriptors_are_sampled_at_the_keypoints() -> None:
 
 def test_the_strongest_of_four_keeps_its_pixel_and_descriptor() -> None:
     generator = torch.Generator().manual_seed(4)
-    points = Keypoints(
-        torch.rand(2, 2, 6, 8, generator=generator),
-        torch.rand(2, 1, 6, 8, generator=generator),
-        torch.rand(2, 64, 6, 8, generator=generator),
+    features = Features(
+        torch.randn(2, 64, 6, 8, generator=generator),
+        3.0 * torch.randn(2, 65, 6, 8, generator=generator),
+        torch.ones(2, 1, 6, 8),
     )
-    best = strongest(points)
+    points, best = keypoints_of(features), strongest_of(features)
     assert best.descriptors.shape == (2, 64, 3, 4)
     for batch in range(2):
         for row in range(3):
@@ -151,7 +150,18 @@ def test_the_strongest_of_four_keeps_its_pixel_and_descriptor() -> None:
                 down, across = divmod(int(group.argmax()), 2)
                 at = (batch, slice(None), 2 * row + down, 2 * column + across)
                 for name in ("pixels", "scores", "descriptors"):
-                    assert torch.equal(getattr(best, name)[batch, :, row, column], getattr(points, name)[at])
+                    found = getattr(best, name)[batch, :, row, column]
+                    torch.testing.assert_close(found, getattr(points, name)[at], rtol=1e-6, atol=1e-6)
+
+
+def test_a_score_is_the_probability_among_all_that_a_cell_may_hold() -> None:
+    """Also where the logits' exponentials are beyond float32."""
+    logits = 3.0 * torch.randn(1, 65, 4, 4, generator=torch.Generator().manual_seed(1))
+    logits[:, 64, 0, 0] += 200.0
+    logits[:, 7, 1, 1] += 200.0
+    scores = keypoints_of(Features(torch.ones(1, 64, 4, 4), logits, torch.ones(1, 1, 4, 4))).scores
+    expected = torch.softmax(logits.double(), dim=1)[:, :-1].amax(dim=1, keepdim=True)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-30)
 
 
 def test_an_image_of_the_map_finds_its_own_points(network: LandmarkNetwork, seen: Frame) -> None:

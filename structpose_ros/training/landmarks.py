@@ -79,7 +79,7 @@ class LandmarkNetwork(nn.Module):
             depth (B, 1, h, w) m; scene coordinates (B, 3, h, w) m, centred; weights (B, 1, h, w) in 0 .. 1;
             offsets (B, 2, h, w) pixels from the cells' centres to the keypoints that all this is said of.
         """
-        points = strongest(self.keypoints(image_B3HW))
+        points = strongest_of(self.xfeat(image_B3HW))
         batch, _, h, w = points.descriptors.shape
         queries = points.descriptors.flatten(2).transpose(1, 2)  # (B, N, 64)
         nearest = torch.argmax(self._likeness(queries), dim=2)  # (B, N)
@@ -174,21 +174,14 @@ def key_levels(keys: Tensor) -> Tensor:
 
 def keypoints_of(features: Features) -> Keypoints:
     """Return the most likely keypoint of each cell, and the descriptor there."""
-    scores, pixel = torch.softmax(features.keypoints, dim=1)[:, :-1].max(dim=1, keepdim=True)
-    batch, _, h, w = scores.shape
-    within = torch.cat([pixel % CELL, torch.div(pixel, CELL, rounding_mode="floor")], dim=1)
-    pixels = within.to(scores) - (CELL - 1) / 2 + _centres(h, w, CELL, scores)
-    size = torch.tensor([w * CELL, h * CELL]).to(scores)
-    grid = (pixels.permute(0, 2, 3, 1) + 0.5) / size * 2.0 - 1.0
-    dense = functional.normalize(features.descriptors, dim=1)
-    sampled = functional.grid_sample(dense, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return Keypoints(pixels, scores, functional.normalize(sampled, dim=1))
+    pixels, scores = _likeliest(features.keypoints)
+    return Keypoints(pixels, scores, _descriptors_at(pixels, features.descriptors))
 
 
-def strongest(points: Keypoints) -> Keypoints:
-    """Return the keypoint with the highest score of every 2 x 2 cells."""
-    scores = functional.pixel_unshuffle(points.scores, 2)
-    best = scores.argmax(dim=1, keepdim=True)
+def strongest_of(features: Features) -> Keypoints:
+    """Return the keypoint with the highest score of every 2 x 2 cells, and the descriptor there."""
+    pixels, scores = _likeliest(features.keypoints)
+    best = functional.pixel_unshuffle(scores, 2).argmax(dim=1, keepdim=True)
 
     def taken(values: Tensor) -> Tensor:
         batch, channels, h, w = values.shape
@@ -196,7 +189,31 @@ def strongest(points: Keypoints) -> Keypoints:
         index = best[:, None].expand(batch, channels, 1, h // 2, w // 2)
         return torch.gather(grouped, 2, index)[:, :, 0]
 
-    return Keypoints(taken(points.pixels), taken(points.scores), taken(points.descriptors))
+    pixels = taken(pixels)
+    return Keypoints(pixels, taken(scores), _descriptors_at(pixels, features.descriptors))
+
+
+def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most likely pixel (B, 2, h, w) of each cell, and its probability (B, 1, h, w).
+
+    Of a softmax over all logits only the largest is needed.
+    """
+    largest, pixel = logits[:, :-1].max(dim=1, keepdim=True)
+    above = torch.maximum(largest, logits[:, -1:])
+    scores = torch.exp(largest - above) / torch.exp(logits - above).sum(dim=1, keepdim=True)
+    within = torch.cat([pixel % CELL, torch.div(pixel, CELL, rounding_mode="floor")], dim=1)
+    h, w = scores.shape[2:]
+    return within.to(scores) - (CELL - 1) / 2 + _centres(h, w, CELL, scores), scores
+
+
+def _descriptors_at(pixels: Tensor, descriptors: Tensor) -> Tensor:
+    """Return descriptors (B, 64, h, w), of length 1, at pixels (B, 2, h, w) of the image."""
+    h, w = descriptors.shape[2:]
+    size = torch.tensor([w * CELL, h * CELL]).to(pixels)
+    grid = (pixels.permute(0, 2, 3, 1) + 0.5) / size * 2.0 - 1.0
+    dense = functional.normalize(descriptors, dim=1)
+    sampled = functional.grid_sample(dense, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.normalize(sampled, dim=1)
 
 
 @torch.no_grad()

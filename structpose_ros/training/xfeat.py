@@ -60,6 +60,8 @@ class XFeat(nn.Module):
     their cells (32 pixels), which matching at 320 x 240 doesn't show.
     """
 
+    unshuffle: Tensor
+
     def __init__(self) -> None:
         """Weights are random unless `load` follows."""
         super().__init__()
@@ -79,6 +81,8 @@ class XFeat(nn.Module):
             *_convolutions(CELL**2, 64, 64, 64, strides=(1, 1, 1), sizes=(1, 1, 1)),
             nn.Conv2d(64, CELL**2 + 1, 1),
         )
+        # A cell's pixels as channels, by a convolution: ONNX Runtime takes longer to turn tensors over.
+        self.register_buffer("unshuffle", torch.eye(CELL**2).reshape(-1, 1, CELL, CELL), persistent=False)
 
     def forward(self, image_B3HW: Tensor) -> Features:
         """Take RGB images (B, 3, H, W) in any unit: an image's own brightness and contrast are taken out."""
@@ -91,7 +95,7 @@ class XFeat(nn.Module):
         size = eighth.shape[-2:]
         coarser = [functional.interpolate(x, size, mode="bilinear") for x in (sixteenth, thirty_second)]
         descriptors = self.block_fusion(eighth + coarser[0] + coarser[1])
-        keypoints = self.keypoint_head(functional.pixel_unshuffle(grey, CELL))
+        keypoints = self.keypoint_head(functional.conv2d(grey, self.unshuffle, stride=CELL))
         return Features(descriptors, keypoints, self.heatmap_head(descriptors))
 
 
