@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ from structpose_ros.executor import ThreadsExecutor
 from structpose_ros.parameters import ParameterError
 
 EXIT_BAD_START = 2
+_M_ARENA_MAX = -8  # of malloc.h
 THREADS = 8  # of the executor, for each node: one for each thing that may wait or be slow, some to spare
 
 
@@ -34,6 +36,7 @@ def run_nodes(make_nodes: Callable[[], list[Node]], name: str, args: list[str] |
 
     A node whose callbacks may wait has a method `interrupt` that ends that.
     """
+    share_heap()
     stopping = set_by_signals()
     try:
         _init(name, args)
@@ -47,6 +50,16 @@ def run_nodes(make_nodes: Callable[[], list[Node]], name: str, args: list[str] |
     _spin(nodes, stopping)
     _leave_unfinished_threads()
     return 0
+
+
+def share_heap() -> None:
+    """Let all threads of this process allocate from one heap, where glibc would give each its own.
+
+    An image is taken by whichever thread is free, and each heap would come to hold as many images as were ever
+    in it at a time: memory would go on growing for hours.
+    """
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _init(name: str, args: list[str] | None) -> None:
