@@ -1,8 +1,9 @@
-"""A node as a program: what its callbacks raise."""
+"""A node as a program: what its callbacks raise, and where its threads' memory lies."""
 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -32,6 +33,51 @@ class Spun(Node):
 
 sys.exit(run_node(Spun, "spun"))
 """
+
+HEAPS = """
+import ctypes, sys, threading
+from structpose_ros.spinning import share_heap
+
+libc = ctypes.CDLL(None)
+libc.open_memstream.restype = ctypes.c_void_p
+together = threading.Barrier(7)
+
+def heaps():
+    text, size = ctypes.c_char_p(), ctypes.c_size_t()
+    stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(size)))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    return text.value.count(b"<heap nr=")
+
+def allocate():
+    libc.malloc(ctypes.c_size_t(200))
+    together.wait()
+    together.wait()
+
+if "share" in sys.argv:
+    share_heap()
+before = heaps()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+for thread in threads:
+    thread.start()
+together.wait()
+print(heaps() - before)
+together.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has heaps for threads")
+def test_threads_share_a_heap() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+
+    def more(*arguments: str) -> int:
+        command = [sys.executable, "-c", HEAPS, *arguments]
+        return int(
+            subprocess.run(command, env=environment, capture_output=True, check=True, timeout=20).stdout
+        )
+
+    assert more() > 0
+    assert more("share") == 0
 
 
 def test_what_a_callback_raises_is_logged_and_survived() -> None:
