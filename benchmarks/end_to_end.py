@@ -81,6 +81,7 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
     recorded.unlink(missing_ok=True)
     parameters = {"model.path": str(model.resolve()), "model.provider": network.provider, **ALONE, **EACH}
     alone = network_alone(network, data)
+    rested: list[float] = []
     rate = OVERLOAD * 1e3 / percentiles(alone)["p50"]
     with (
         running(
@@ -94,6 +95,7 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
         for _ in range(BLOCKS):  # in turn, so that what the machine does besides falls on all alike
             bench.play("10 Hz", 10.0, 50)
             alone += network_alone(network, data)
+            rested += network_alone(network, data, runs=25, pause=0.08)
             bench.play("30 Hz", 30.0, 100)
             alone += network_alone(network, data)
         bench.play("twice the load", rate, 600)
@@ -101,7 +103,8 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
             bench.play("10 Hz, clouds and images looked at", 10.0, 200)
         bench.play("memory", 30.0, frames)
     poses = json.loads(recorded.read_text())["poses"]
-    return summary_of(bench, poses, percentiles(alone))
+    summary = summary_of(bench, poses, percentiles(alone))
+    return {**summary, "network_after_a_rest_ms": percentiles(rested)}
 
 
 def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, float]) -> dict[str, Any]:

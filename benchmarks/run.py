@@ -90,6 +90,7 @@ def _print(summary: Mapping[str, Any]) -> None:
         print_solvers(summary["solvers"])
     rows = {
         "bare network": summary.get("network_ms"),
+        "bare network, 80 ms after its last run": summary.get("network_after_a_rest_ms"),
         **{f"frame, {name}": times for name, times in summary.get("frame_by_content_ms", {}).items()},
         **{f"stage {name}": times for name, times in summary.get("stages_ms", {}).items()},
         **{

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +61,9 @@ def images_of(data: Path) -> list[npt.NDArray[np.uint8]]:
     return [recording.read(item).image_rgb for item in files[:: -(-len(files) // IMAGES)]]
 
 
-def network_alone(network: OnnxNetwork, data: Path) -> list[float]:
-    """Return the milliseconds of the bare network on a recording's images."""
-    return bare_network_ms(images_of(data), open_recording(data).camera, network)
+def network_alone(network: OnnxNetwork, data: Path, **options: Any) -> list[float]:
+    """Return the milliseconds of the bare network on a recording's images; options of `bare_network_ms`."""
+    return bare_network_ms(images_of(data), open_recording(data).camera, network, **options)
 
 
 def machine() -> dict[str, str]:

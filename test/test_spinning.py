@@ -72,9 +72,7 @@ def test_threads_share_a_heap() -> None:
 
     def more(*arguments: str) -> int:
         command = [sys.executable, "-c", HEAPS, *arguments]
-        return int(
-            subprocess.run(command, env=environment, capture_output=True, check=True, timeout=20).stdout
-        )
+        return int(subprocess.check_output(command, env=environment, timeout=20))
 
     assert more() > 0
     assert more("share") == 0

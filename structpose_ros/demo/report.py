@@ -128,10 +128,18 @@ def _join(recording: Recording, stamps: Path, recorded: dict[str, Any], network:
     return Run(outcomes, seconds - seconds[0], latency, network_ms)
 
 
-def bare_network_ms(images: list[ImageRgb], camera: Camera, network: OnnxNetwork) -> list[float]:
+def bare_network_ms(
+    images: list[ImageRgb],
+    camera: Camera,
+    network: OnnxNetwork,
+    *,
+    runs: int = NETWORK_RUNS,
+    pause: float = 0.0,
+) -> list[float]:
     """Return the milliseconds of the bare network on images of `camera`, one right after another, warmed up.
 
     Nothing else runs in between: reading files wakes other libraries' threads, which hold up the network's.
+    pause: seconds before each run, in which the caches go to others.
     """
     contract = network.contract
     resized = [resize_image(image, camera, contract.input_width, contract.input_height) for image in images]
@@ -139,7 +147,9 @@ def bare_network_ms(images: list[ImageRgb], camera: Camera, network: OnnxNetwork
     rays = np.nan_to_num(input_camera.ray_grid(contract.stride))
     tensors = [normalized_tensor(image, contract) for image, _ in resized]
     milliseconds = []
-    for run in range(NETWORK_WARM_UP + NETWORK_RUNS):
+    for run in range(NETWORK_WARM_UP + runs):
+        if pause:
+            time.sleep(pause)
         started = time.perf_counter()
         network.predict(tensors[run % len(tensors)], rays)
         milliseconds.append(1e3 * (time.perf_counter() - started))
