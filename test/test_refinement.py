@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structpose_ros import alignment
+from structpose_ros import alignment, refinement
 from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
 from structpose_ros.geometry import invert, pose_error, rotation_from_vector, transform, transform_points
 from structpose_ros.refinement import NEAREST, Refined, refine
@@ -140,6 +140,41 @@ def test_points_behind_the_camera_have_no_say() -> None:
     np.testing.assert_array_equal(found.weights[:20], 0.0)
     np.testing.assert_allclose(found.translation, map_from_camera[:3, 3], atol=1e-9)
     np.testing.assert_allclose(found.distances[:20], np.linalg.norm(behind[:20], axis=1), atol=1e-9)
+    assert found.squared_errors.dtype == np.float64
+    assert np.isinf(found.squared_errors[:20]).all()
+    np.testing.assert_allclose(found.squared_errors[20:], 0.0, atol=1e-18)
+
+
+@pytest.mark.parametrize("count", [300, 2000])
+def test_the_last_round_weighs_at_the_last_scale(count: int) -> None:
+    """Once the rounds have come to rest; of more points than a small matrix holds as of a few."""
+    random, map_from_camera, a, b = scene(13, count)
+    b += random.normal(0.0, 0.01, b.shape)
+    given_weights, last_scale = random.uniform(0.5, 1.0, count), 0.004
+    found = refine(
+        *(map_from_camera[:3, :3], map_from_camera[:3, 3], a.T[:2] / a.T[2], b.T, given_weights),
+        *(20, 1.5 * last_scale, last_scale),
+    )
+    expected = given_weights * np.square(last_scale**2 / (last_scale**2 + found.squared_errors))
+    np.testing.assert_allclose(found.weights, expected, atol=0.02)
+    position, rotation = pose_error(transform(found.rotation, found.translation), map_from_camera)
+    assert position < 0.01
+    assert rotation < 0.2
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+def test_there_are_as_many_rounds_as_asked_for(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, map_from_camera, a, b = scene(3)
+    looks, errors = [], refinement._errors
+
+    def counted(*arguments: Any) -> Any:
+        looks.append(arguments)
+        return errors(*arguments)
+
+    monkeypatch.setattr(refinement, "_errors", counted)
+    pose = map_from_camera[:3, :3], map_from_camera[:3, 3]
+    refine(*pose, a.T[:2] / a.T[2], b.T, np.ones(len(a)), rounds, 0.1, 0.01)
+    assert len(looks) == rounds + 1  # and one at the end
 
 
 def test_weights_of_zero_and_points_without_depth_count_for_nothing() -> None:
