@@ -162,6 +162,16 @@ def test_the_last_round_weighs_at_the_last_scale(count: int) -> None:
     assert rotation < 0.2
 
 
+def test_a_single_round_weighs_at_the_last_scale() -> None:
+    random, map_from_camera, a, b = scene(17)
+    b += random.normal(0.0, 0.02, b.shape)
+    pose, seen = (map_from_camera[:3, :3], map_from_camera[:3, 3]), a.T[:2] / a.T[2]
+    found = refine(*pose, seen, b.T, np.ones(len(a)), 1, 0.1, 0.01)
+    in_camera = transform_points(invert(map_from_camera), b).T
+    squared = np.square(in_camera[:2] / in_camera[2] - seen).sum(axis=0)
+    np.testing.assert_allclose(found.weights, np.square(0.01**2 / (0.01**2 + squared)), rtol=1e-9)
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 7])
 def test_there_are_as_many_rounds_as_asked_for(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _, map_from_camera, a, b = scene(3)
