@@ -23,6 +23,7 @@ from structpose_ros.geometry import (
     rotation_from_quaternion,
     rotation_from_vector,
     rotation_vector,
+    skew,
     transform,
     transform_points,
 )
@@ -546,3 +547,34 @@ def test_points_beyond_all_measure_are_a_named_failure(
         assert outcome is AlignmentFailure.ZERO_WEIGHTS
     else:
         assert isinstance(outcome, AlignmentFailure) or np.isfinite(outcome.map_from_camera).all()
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+def test_the_covariance_of_a_plain_solve_is_that_of_least_squares(count: int) -> None:
+    """The textbook's: sum r^2 / (3 N - 6), times the inverse of J'J."""
+    random = np.random.default_rng(count)
+    a = random.uniform(-1.0, 1.0, (count, 3)) + [0.0, 0.0, 3.0]
+    b = transform_points(transform(rotation_from_vector([0.3, -0.2, 1.0]), [1.0, 2.0, 3.0]), a)
+    b += random.normal(0.0, 0.01, b.shape)
+    found = align(a, b, np.ones(count), AlignmentOptions(robust_rounds=0, min_effective_points=3.0))
+    assert isinstance(found, PoseEstimate)
+    jacobian = np.concatenate([np.hstack([-np.eye(3), skew(q)]) for q in a @ found.map_from_camera[:3, :3].T])
+    variance = (found.residuals**2).sum() / (3 * count - 6)
+    np.testing.assert_allclose(found.covariance, variance * np.linalg.inv(jacobian.T @ jacobian), rtol=1e-7)
+
+
+def test_points_that_are_all_behind_the_camera_have_no_weight_after_the_consensus() -> None:
+    random = np.random.default_rng(2)
+    a = random.uniform(-1.0, 1.0, (40, 3)) - [0.0, 0.0, 3.0]
+    for refine_rounds in (0, 10):
+        options = AlignmentOptions(consensus_starts=16, robust_rounds=0, refine_rounds=refine_rounds)
+        assert align(a, a, np.ones(40), options) is AlignmentFailure.ZERO_WEIGHTS
+
+
+def test_a_refinement_keeps_the_singular_values_of_the_solve_before() -> None:
+    random = np.random.default_rng(3)
+    a = random.uniform(-1.0, 1.0, (60, 3)) + [0.0, 0.0, 3.0]
+    plain = align(a, a, np.ones(60), AlignmentOptions(robust_rounds=0))
+    refined = align(a, a, np.ones(60), AlignmentOptions(robust_rounds=0, refine_rounds=3))
+    assert isinstance(plain, PoseEstimate) and isinstance(refined, PoseEstimate)
+    np.testing.assert_array_equal(refined.singular_values, plain.singular_values)
