@@ -387,6 +387,9 @@ void normal_equations(const double *s, double m[6][6]) {
 
 extern "C" {
 
+// To be raised with any change of the arguments below, and in compiled.py: a library may be left of another release.
+int structpose_solve_version() { return 1; }
+
 // consensus.consensus: a and b (3, n), weights (n,) in; n weights out.
 void structpose_consensus(const double *a_rows, const double *b_rows, const double *given, int n, int starts,
                           double *result) {

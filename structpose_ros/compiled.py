@@ -19,17 +19,21 @@ from structpose_ros.kabsch import Rigid
 from structpose_ros.refinement import Refined
 
 Array = npt.NDArray[np.float64]
+_VERSION = 1  # of the functions' arguments, as `native/solve.cpp` has it
 _ARRAY = np.ctypeslib.ndpointer(np.float64, flags="C_CONTIGUOUS")
 
 
-def _load() -> ctypes.CDLL | None:
-    """Return the library beside this file; None where it was not built."""
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_solve{suffix}")
-        if path.is_file():
-            library = ctypes.CDLL(str(path))
-            break
-    else:
+def load(folder: Path) -> ctypes.CDLL | None:
+    """Return the library in a folder; None where none was built, or one for another machine or release."""
+    paths = [folder / f"_solve{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+        if library.structpose_solve_version() != _VERSION:
+            return None
+    except (OSError, AttributeError):
         return None
     number, whole = ctypes.c_double, ctypes.c_int
     library.structpose_weighted_median.argtypes = [_ARRAY, _ARRAY, whole]
@@ -46,7 +50,7 @@ def _load() -> ctypes.CDLL | None:
     return library
 
 
-LIBRARY = _load()
+LIBRARY = load(Path(__file__).parent)
 
 
 def kabsch(a: Array, b: Array, weights: Array) -> Rigid:

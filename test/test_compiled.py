@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import shutil
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +50,24 @@ def scenes(draw: st.DrawFn, least: int = 40) -> tuple[Array, Array, Array]:
 @needs_library
 def test_it_was_built() -> None:
     assert compiled.LIBRARY is not None
+
+
+@needs_library
+def test_a_library_of_another_machine_or_release_is_left_alone(tmp_path: Path) -> None:
+    assert compiled.load(tmp_path) is None
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    built = (Path(compiled.__file__).parent / f"_solve{suffix}").read_bytes()
+    copy = tmp_path / f"_solve{suffix}"
+    copy.write_bytes(b"of another machine")
+    assert compiled.load(tmp_path) is None
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / copy.name).write_bytes(built.replace(b"structpose_solve_version", b"structpose_solve_edition"))
+    assert compiled.load(other) is None
+    same = tmp_path / "same"
+    same.mkdir()
+    (same / copy.name).write_bytes(built)
+    assert compiled.load(same) is not None
 
 
 @needs_library
