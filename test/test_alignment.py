@@ -578,3 +578,34 @@ def test_a_refinement_keeps_the_singular_values_of_the_solve_before() -> None:
     refined = align(a, a, np.ones(60), AlignmentOptions(robust_rounds=0, refine_rounds=3))
     assert isinstance(plain, PoseEstimate) and isinstance(refined, PoseEstimate)
     np.testing.assert_array_equal(refined.singular_values, plain.singular_values)
+
+
+@pytest.mark.parametrize("options", [PLAIN, ROBUST, replace(PLAIN, refine_rounds=3)])
+def test_single_precision_is_solved_in_double(options: AlignmentOptions) -> None:
+    random = np.random.default_rng(5)
+    a = scene(50, random)
+    b = transform_points(MAP_FROM_CAMERA, a) + random.normal(0.0, 0.01, a.shape)
+    single = [array.astype(np.float32) for array in (a, b, random.uniform(0.5, 1.0, 50))]
+    expected = solved(align(*(array.astype(np.float64) for array in single), options))
+    found = solved(align(*single, options))
+    np.testing.assert_array_equal(found.map_from_camera, expected.map_from_camera)
+    np.testing.assert_array_equal(found.covariance, expected.covariance)
+
+
+def test_how_large_a_set_is_says_nothing_of_its_rotation() -> None:
+    random = np.random.default_rng(6)
+    a = scene(60, random)
+    b = transform_points(MAP_FROM_CAMERA, a)
+    for scale in (1e-13, 1e13):
+        found = solved(align(scale * a, b, np.ones(60), PLAIN))
+        np.testing.assert_allclose(found.map_from_camera[:3, :3], MAP_FROM_CAMERA[:3, :3], atol=1e-9)
+
+
+@pytest.mark.parametrize("change", [{"consensus_starts": 1}, {"refine_rounds": 1}])
+def test_one_start_and_one_round_are_not_none(change: dict[str, int]) -> None:
+    random = np.random.default_rng(7)
+    a = scene(80, random)
+    b = transform_points(MAP_FROM_CAMERA, a) + random.normal(0.0, 0.02, a.shape)
+    plain = solved(align(a, b, np.ones(80), PLAIN))
+    changed = solved(align(a, b, np.ones(80), replace(PLAIN, **change)))
+    assert np.abs(changed.weights - plain.weights).max() > 1e-3
