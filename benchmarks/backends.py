@@ -35,7 +35,7 @@ from structpose_ros.network import (
     prediction_from_outputs,
 )
 from structpose_ros.relocalizer import Relocalizer
-from structpose_ros.sessions import SPINNING_WITHIN_A_FRAME, BackendOptions, ProviderError
+from structpose_ros.sessions import BackendOptions, ProviderError, spinning_entries
 from structpose_ros.training.frames import Recording, open_recording, read_color, read_pose
 
 CALIBRATION_FRAMES = 48
@@ -97,8 +97,8 @@ def with_onnx_runtime(
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
-    settings.add_session_config_entry("session.intra_op.allow_spinning", SPINNING_WITHIN_A_FRAME)
-    settings.add_session_config_entry("session.force_spinning_stop", str(int(not BackendOptions.spinning)))
+    for key, value in spinning_entries(BackendOptions.spinning).items():
+        settings.add_session_config_entry(key, value)
     told = {"device_type": "CPU", "num_of_threads": str(threads), "precision": "FP32"}
     chain = [(provider, told)] if provider.startswith("OpenVINO") else [provider]
     session = runtime.InferenceSession(str(path), settings, providers=chain)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.spinning --model models/demo_room.onnx
 
-Never, within a frame (as the node does), always (`model.spinning`). Three kinds of load: one frame after the
-other, ten a second, and ten a second beside a second process that always works.
+Never, within a frame, always (`model.spinning`). Three kinds of load: one frame after the other, ten a
+second, and ten a second beside a second process that always works.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.timing import percentiles
-from structpose_ros import sessions
 from structpose_ros.network import OnnxNetwork
 from structpose_ros.relocalizer import Relocalizer
-from structpose_ros.sessions import BackendOptions
+from structpose_ros.sessions import SPINNING, BackendOptions
 
 RATE = 10.0  # frames a second
 WARM_UP = 5
@@ -44,9 +42,7 @@ def measure(
     model: Path, threads: int, frames: int, spinning: str, paced: bool, beside: bool
 ) -> dict[str, Any]:
     """Return the times of a frame's stages and the CPU's work for it, and the other process's times."""
-    options = BackendOptions("cpu", threads=threads, spinning=spinning == "always")
-    with patch.object(sessions, "SPINNING_WITHIN_A_FRAME", "0" if spinning == "never" else "1"):
-        network = OnnxNetwork(model, options=options)
+    network = OnnxNetwork(model, options=BackendOptions("cpu", threads=threads, spinning=spinning))
     relocalizer, camera = Relocalizer(network), network.contract.training_camera
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (5, camera.height, camera.width, 3), dtype=np.uint8)
@@ -85,7 +81,7 @@ def main() -> int:
     rows = [
         measure(arguments.model, arguments.threads, arguments.frames, spinning, paced, beside)
         for paced, beside in ((False, False), (True, False), (True, True))
-        for spinning in ("never", "within a frame", "always")
+        for spinning in SPINNING
     ]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=2))

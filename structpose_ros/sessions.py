@@ -23,8 +23,9 @@ PRECISIONS = ("auto", "fp32", "fp16")
 
 Chain = list[str | tuple[str, dict[str, Any]]]
 
-# A network has dozens of operators, and to wake a sleeping thread for each costs milliseconds a frame.
-SPINNING_WITHIN_A_FRAME = "1"
+# When threads wait without sleeping. A network has dozens of operators: to wake a thread for each costs
+# milliseconds a frame, and not to sleep keeps a core from others who would use it.
+SPINNING = ("never", "frame", "always")
 
 
 class ProviderError(RuntimeError):
@@ -41,7 +42,7 @@ class BackendOptions:
         `fp16`, convolutions in half precision (`mixed_precision`), on a GPU.
     threads: for the operators on the CPU; 0: as many as `cores`, or the runtime's own number.
     cores: that these threads are bound to; empty: any. Either way see `own_cores`.
-    spinning: whether they wait without sleeping between frames as well; within one they always do.
+    spinning: when they wait without sleeping, one of `SPINNING`; `frame`: while a frame is in the network.
     cache: folder of TensorRT engines; None: the user's cache.
     """
 
@@ -50,7 +51,7 @@ class BackendOptions:
     precision: str = "auto"
     threads: int = 0
     cores: tuple[int, ...] = ()
-    spinning: bool = False
+    spinning: str = "frame"
     cache: Path | None = None
 
     @property
@@ -95,6 +96,14 @@ def provider_chain(provider: str, options: BackendOptions, folders: CacheFolders
     return chain
 
 
+def spinning_entries(spinning: str) -> dict[str, str]:
+    """Return ONNX Runtime's session configuration for one of `SPINNING`."""
+    return {
+        "session.intra_op.allow_spinning": str(int(spinning != "never")),
+        "session.force_spinning_stop": str(int(spinning == "frame")),
+    }
+
+
 def create_session(
     runtime: ModuleType,
     content: bytes,
@@ -116,8 +125,8 @@ def create_session(
         settings.intra_op_num_threads = len(own)
         others = ";".join(str(core + 1) for core in own[1:])  # ONNX Runtime counts from 1
         settings.add_session_config_entry("session.intra_op_thread_affinities", others)
-    settings.add_session_config_entry("session.intra_op.allow_spinning", SPINNING_WITHIN_A_FRAME)
-    settings.add_session_config_entry("session.force_spinning_stop", str(int(not options.spinning)))
+    for key, value in spinning_entries(options.spinning).items():
+        settings.add_session_config_entry(key, value)
     try:
         with bound_to(options.cores):  # the threads that ONNX Runtime starts here inherit it
             session = runtime.InferenceSession(content, sess_options=settings, providers=chain)

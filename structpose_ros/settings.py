@@ -14,7 +14,7 @@ from structpose_ros.cores import CoresError, parse_cores
 from structpose_ros.covariance import CovarianceOptions
 from structpose_ros.gate import GateOptions
 from structpose_ros.parameters import Changes, Parameter, ParameterError, Value, descriptor_of, is_middleware
-from structpose_ros.sessions import PRECISIONS, PROVIDERS, BackendOptions
+from structpose_ros.sessions import PRECISIONS, PROVIDERS, SPINNING, BackendOptions
 from structpose_ros.tracking import TrackingOptions
 
 
@@ -73,10 +73,12 @@ class Settings:
         "0,2; empty: any, or one each where there is a thread for every core.",
         changes=Changes.UNCONFIGURED,
     )
-    model_spinning: bool = _parameter(
+    model_spinning: str = _parameter(
         "model.spinning",
         BackendOptions.spinning,
-        "The network's threads don't sleep between frames either, which keeps their cores from others.",
+        "When the network's threads wait without sleeping. frame: while a frame is in the network; never: "
+        "where other programs need the same cores; always: on cores that nothing else uses.",
+        choices=SPINNING,
         changes=Changes.UNCONFIGURED,
     )
     model_precision: str = _parameter(

@@ -44,7 +44,7 @@ def engines_of(runtime: StandInRuntime) -> Path:
 
 def test_the_cpu_is_told_threads_and_whether_they_spin(model: Path, stand_in: StandIn) -> None:
     runtime = stand_in(ALL, ALL)
-    loaded = load(model, provider="cpu", threads=3, spinning=True)
+    loaded = load(model, provider="cpu", threads=3, spinning="always")
     assert runtime.told == [{CPU: {}}]
     assert runtime.settings[0].intra_op_num_threads == 3
     assert runtime.settings[0].get_session_config_entry("session.intra_op.allow_spinning") == "1"
@@ -60,6 +60,8 @@ def test_the_cpu_is_told_threads_and_whether_they_spin(model: Path, stand_in: St
     assert runtime.settings[1].get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert runtime.settings[1].get_session_config_entry("session.force_spinning_stop") == "1"
     assert runtime.settings[1].intra_op_num_threads == 1
+    load(model, provider="cpu", spinning="never")
+    assert runtime.settings[2].get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_cuda_multiplies_in_tf32_unless_it_is_to_be_exact(model: Path, stand_in: StandIn) -> None:
