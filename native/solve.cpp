@@ -1,6 +1,6 @@
-// The inner loops of the pose solve, compiled: structpose_ros/consensus.py and structpose_ros/refinement.py say
-// what they compute, and why, and are what they are tested against. NumPy takes ten times as long for them behind
-// a network that has just used all caches: a thousand small operations, each with its own way through memory.
+// The inner loops of the pose solve, compiled: consensus.py, kabsch.py and refinement.py of structpose_ros say what
+// they compute, and why, and are what they are tested against. NumPy takes four times as long for them behind a
+// network that has just used all caches: a thousand small operations, each with its own way through memory.
 //
 // Points are rows, (3, N), as NumPy lays them out: all x, all y, all z. Matrices are row by row. Transforms name
 // both frames, target first.

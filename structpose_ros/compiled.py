@@ -1,6 +1,6 @@
 """The solve's inner loops, compiled where a C++ compiler was there at installation; otherwise NumPy's.
 
-Both compute the same; `native/solve.cpp` takes a tenth of the time.
+Both compute the same; `native/solve.cpp` takes a quarter of the time.
 """
 
 from __future__ import annotations

@@ -57,8 +57,7 @@ class ThreadsExecutor(MultiThreadedExecutor):
 class _Pool(ThreadPoolExecutor):
     """Returns from `submit` when a thread has begun the task.
 
-    All threads are there from the start: each comes to hold some megabytes for the images that it takes, and
-    one that is first needed after hours would look like a leak.
+    All threads are there from the start: one that is first needed after hours would look like a leak.
     """
 
     def __init__(self, threads: int) -> None:
