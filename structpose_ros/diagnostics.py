@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -20,12 +21,13 @@ from std_msgs.msg import Header
 from structpose_ros.advice import NODE
 
 WINDOW = 300  # frames that the latency percentiles look back on
+RATE_EVENTS = 1000  # of which the times are kept
 RATE_WINDOW = 5.0  # seconds that the rates look back on
 SILENCE, SILENT_PERIODS = 0.8, 3.0  # seconds, and periods of the camera, without an image: worth a warning
 PERIOD_IMAGES = 10  # the last ones, whose median distance in time is the camera's period
 UNKNOWN_PERIOD = 1.0  # seconds, taken for it before there are two
 LOADING = "loading the model"
-COUNTS = ("received", "processed", "accepted", "rejected", "dropped", "skipped")
+COUNTS = ("received", "processed", "accepted", "rejected", "dropped", "skipped", "lost")
 
 
 class Level(Enum):
@@ -54,15 +56,16 @@ class _Rate:
     """How often something happens."""
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=1000)
+        self._times: deque[float] = deque(maxlen=RATE_EVENTS)
 
-    def happened(self) -> None:
-        self._times.append(time.monotonic())
+    def happened(self, times: int = 1) -> None:
+        now = time.monotonic()
+        self._times.extend(now for _ in range(min(times, RATE_EVENTS)))
 
     def per_second(self) -> float:
         since = time.monotonic() - RATE_WINDOW
         recent = [at for at in self._times if at > since]
-        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+        return (len(recent) - 1) / (recent[-1] - recent[0]) if recent and recent[-1] > recent[0] else 0.0
 
     def period(self) -> float:
         """Seconds from one to the next, the median of the last ones."""
@@ -94,6 +97,7 @@ class Health:
         self._rates = {"image": _Rate(), "camera_info": _Rate(), "pose": _Rate()}
         self._latencies: dict[str, deque[float]] = {}
         self._image_at: float | None = None
+        self._working = False
         self._pose_at: float | None = None
 
     def enter(self, lifecycle: str, fault: Condition | None = None) -> None:
@@ -126,22 +130,28 @@ class Health:
         with self._lock:
             self._idle = condition
 
-    def received(self) -> None:
-        """Count an image that arrived."""
+    def received(self, dropped: int = 0, lost: int = 0) -> None:
+        """Count an image that arrived, and those before it that a newer one replaced or that were lost."""
         with self._lock:
-            self._counts["received"] += 1
-            self._rates["image"].happened()
+            self._counts["received"] += 1 + dropped
+            self._counts["dropped"] += dropped
+            self._counts["lost"] += lost
+            self._rates["image"].happened(1 + dropped)
             self._image_at = time.monotonic()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While a frame is worked on no image is taken, which is no silence of the camera's."""
+        self._working = True
+        try:
+            yield
+        finally:
+            self._working, self._image_at = False, time.monotonic()
 
     def camera_info_received(self) -> None:
         """Count a CameraInfo that arrived."""
         with self._lock:
             self._rates["camera_info"].happened()
-
-    def dropped(self) -> None:
-        """Count an image that a newer one replaced."""
-        with self._lock:
-            self._counts["dropped"] += 1
 
     def skipped(self) -> None:
         """Count an image that nobody asked to be localised: `run.max_rate`, `on_trigger`, disabled."""
@@ -223,6 +233,8 @@ class Health:
         return self._standing if self._standing is not None and now.level is Level.OK else now
 
     def _silence(self, with_hint: bool) -> Condition | None:
+        if self._working:
+            return None
         silence = None if self._image_at is None else time.monotonic() - self._image_at
         if silence is not None and (
             silence <= SILENCE or silence <= SILENT_PERIODS * self._rates["image"].period()

@@ -33,6 +33,10 @@ class ImageTopic:
         self.kind = KINDS[transport]
         self.name = self._named(transport)
 
+    def publishers(self) -> int:
+        """How many there are."""
+        return int(self._node.count_publishers(self.name))
+
     def why_silent(self) -> str:
         """Say what may be wrong while no image comes."""
         expected = TYPES[self._transport]

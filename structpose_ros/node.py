@@ -1,10 +1,11 @@
-"""The lifecycle node: subscribe, keep the newest image, run the relocalizer in a worker, publish."""
+"""The lifecycle node: take the newest image, run the relocalizer, publish, and do as one asks."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -26,6 +27,7 @@ from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, 
 from structpose_ros.frame_input import CameraInfos
 from structpose_ros.gate import Prior
 from structpose_ros.image_topic import CAMERA_INFO_QOS, IMAGE_QOS, ImageTopic
+from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, arrival_time
 from structpose_ros.localization import Arrival, ImageMessage, Localization
 from structpose_ros.messages import prior_from_message
 from structpose_ros.model_file_watch import AS_LOADED, ModelFileWatch
@@ -39,11 +41,11 @@ from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.settings import changed_settings, declare_settings
 from structpose_ros.spinning import one_line, run_node
 from structpose_ros.throttled_log import ThrottledLog
+from structpose_ros.ticker import Ticker
 from structpose_ros.tracking import State, Tracker
 from structpose_ros.transforms import TransformError, Transforms
 from structpose_ros.triggers import Outcome, Triggers
 from structpose_ros.triggers import Trigger as Request
-from structpose_ros.worker import NewestWorker, Ticker
 
 NODE_NAME = "structpose_relocalizer"
 DIAGNOSTICS_PERIOD = 1.0
@@ -85,8 +87,11 @@ class StructposeRelocalizer(LifecycleNode):
         self._model_file: ModelFileWatch | None = None
         self._relocalizer: Relocalizer | None = None
         self._localization: Localization | None = None
-        self._worker: NewestWorker[Arrival] | None = None
         self._subscriptions_while_active: list[Any] = []
+        self._listeners: list[Listener] = []
+        self._take_camera_infos: Callable[[], None] = lambda: None
+        self._missed_images = MissedMessages()
+        self._free_at = 0.0  # when the last frame was done, in seconds of time.perf_counter
         self._show_state()
         self._create_services()
         self._create_timers()
@@ -153,7 +158,7 @@ class StructposeRelocalizer(LifecycleNode):
         return self._enter("inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start the worker and listen."""
+        """Listen."""
         try:
             self._start()
         except Exception as error:
@@ -201,7 +206,7 @@ class StructposeRelocalizer(LifecycleNode):
         super().destroy_node()
 
     def _start(self) -> None:
-        """Start the worker, then listen."""
+        """Make ready for frames, then listen."""
         assert self._relocalizer is not None, "active without a model"
         self._relocalizer.gate = self.settings.gate
         self._camera_infos = CameraInfos()
@@ -219,26 +224,31 @@ class StructposeRelocalizer(LifecycleNode):
             self._log,
             self._forget,
         )
-        self._worker = NewestWorker(self._process, "relocalizer", self._bind_worker)
         self._pictures.publish_map(getattr(self._relocalizer.network, "map_cloud", None))
-        self._subscribe()
         self._show_idle()
+        self._subscribe()
 
     def _subscribe(self) -> None:
-        group = MutuallyExclusiveCallbackGroup()
+        """Listen. A CameraInfo must reach the frame that waits for it: each has a thread of its own."""
         subscribe, keep = self._watch.subscription, self._subscriptions_while_active.append
-        keep(subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, group))
-        keep(subscribe(self._images.kind, self._images.name, self._on_image, IMAGE_QOS, group))
+        keep(subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, ListenerGroup()))
+        keep(subscribe(self._images.kind, self._images.name, self._on_image, IMAGE_QOS, ListenerGroup()))
+        camera_info, image = self._subscriptions_while_active
+        group = MutuallyExclusiveCallbackGroup()
         keep(subscribe(PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1, group))
+        context, failed = self.context, self._on_internal_error
+        self._listeners.append(Listener(camera_info, context, "camera_info", failed))
+        self._take_camera_infos = self._listeners[0].take_all
+        self._listeners.append(Listener(image, context, "relocalizer", failed, self._bind_thread))
 
     def _stop(self, why: str) -> None:
-        """Stop listening and end the worker, whatever the state."""
-        worker, self._worker = self._worker, None  # requests made from now on are refused
+        """Stop listening, whatever the state; the frame being worked on is finished first."""
+        listeners, self._listeners = self._listeners, []  # requests made from now on are refused
+        for listener in listeners:
+            listener.stop()
         for subscription in self._subscriptions_while_active:
             self.destroy_subscription(subscription)
         self._subscriptions_while_active = []
-        if worker is not None:
-            worker.stop()
         self._localization = None
         self._triggers.cancel(f"no pose: {why}")
 
@@ -308,20 +318,28 @@ class StructposeRelocalizer(LifecycleNode):
         if state != AS_LOADED:
             self._log.problem("model_file", f"model file {self.settings.model_path}: {state}")
 
-    # Input: the callbacks only hand over, so that the newest image is always known.
+    # Input: CameraInfo and images have a thread each. No image is taken while one is worked on, and the
+    # middleware keeps the newest: nothing queues.
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
+    def _on_camera_info(self, message: CameraInfo, _: Mapping[str, Any]) -> None:
         self._health.camera_info_received()
         self._camera_infos.add(message)
 
-    def _on_image(self, message: ImageMessage) -> None:
-        self._health.received()
-        arrived = time.perf_counter()
-        worker = self._worker
-        if worker is None or not self._wanted(arrived):
+    def _on_image(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+        arrived = arrival_time(info)
+        missed = self._missed_images.before(info, self._images.publishers)
+        # One that came while the node was free met an empty place: none before it had come in the meantime.
+        self._health.received(**{"dropped" if arrived < self._free_at else "lost": missed})
+        if not self._wanted(arrived):
             self._health.skipped()
-        elif worker.offer(Arrival(message, arrived)):
-            self._health.dropped()
+            return
+        assert self._localization is not None, "active without a localization"
+        self._take_camera_infos()  # its own may have come before it
+        with self._health.working():
+            self._localization.process(Arrival(message, arrived))
+        self._free_at = time.perf_counter()
+        self._show_state()
+        self._diagnostics.publish_if_changed()
 
     def _wanted(self, arrived: float) -> bool:
         """Whether an image is to be localised, by `~/set_enabled`, `run.mode` and `run.max_rate`."""
@@ -336,21 +354,14 @@ class StructposeRelocalizer(LifecycleNode):
             self._taken_until = max(self._taken_until + 1.0 / settings.max_rate, arrived)
         return True
 
-    def _bind_worker(self) -> None:
-        """In the worker's thread, which is one of the network's."""
+    def _bind_thread(self) -> None:
+        """In the images' thread, which is one of the network's."""
         assert self._relocalizer is not None, "active without a model"
         backend: Backend | None = getattr(self._relocalizer.network, "backend", None)
         try:
             bind_thread(() if backend is None else backend.cores)
         except CoresError as error:
             self._log.problem("cores", f"the network's thread is not bound: {error}")
-
-    def _process(self, arrival: Arrival) -> None:
-        """In the worker's thread."""
-        assert self._localization is not None, "active without a localization"
-        self._localization.process(arrival)
-        self._show_state()
-        self._diagnostics.publish_if_changed()
 
     # Requests.
 
@@ -417,7 +428,7 @@ class StructposeRelocalizer(LifecycleNode):
         """Why no request can be answered now; empty if it can."""
         if self._interrupted.is_set():
             return "no pose: the node is ending"
-        if self._worker is None:
+        if not self._listeners:
             return f"not active: {self._health.condition().message}"
         return "" if self._enabled else f"disabled: {NODE['disabled']}"
 

@@ -45,11 +45,11 @@ class QosWatch:
         self,
         kind: type,
         topic: str,
-        callback: Callable[[Any], None],
+        callback: Callable[..., None],
         qos: QoSProfile | int,
         group: CallbackGroup | None = None,
     ) -> Subscription:
-        """Create a subscription."""
+        """Create a subscription; its callback takes a message, or a message and its info."""
         callbacks = SubscriptionEventCallbacks(incompatible_qos=self._heard_on(topic))
         try:
             return self._node.create_subscription(

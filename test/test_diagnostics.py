@@ -53,6 +53,44 @@ def test_a_camera_is_silent_by_its_own_measure(
     assert condition.message.endswith(f"got none for {silent_after + 0.01:.1f} s: is the camera on?")
 
 
+def test_a_long_frame_is_no_silence_of_the_camera(health: Health, clock: Clock) -> None:
+    """No image is taken meanwhile; the silence counts from its end."""
+    health.received()
+    with health.working():
+        clock.now += 60.0
+        assert health.condition().reason == "first_image"
+    clock.now += 2.9
+    assert health.condition().reason == "first_image"
+    clock.now += 0.2
+    assert health.condition().reason == "no_image"
+
+
+def test_a_frame_that_fails_is_over_too(health: Health, clock: Clock) -> None:
+    health.received()
+    with pytest.raises(ZeroDivisionError), health.working():
+        raise ZeroDivisionError
+    clock.now += 3.1
+    assert health.condition().reason == "no_image"
+
+
+def test_images_that_were_replaced_came_and_those_that_were_lost_did_not(
+    health: Health, clock: Clock
+) -> None:
+    for _ in range(10):
+        clock.now += 0.1
+        health.received(dropped=4, lost=3)
+    _, values = health.report()
+    assert (values["frames_received"], values["frames_dropped"], values["frames_lost"]) == ("50", "40", "30")
+    assert float(values["image_rate_hz"]) == pytest.approx(49 / 0.9, abs=0.1)
+
+
+def test_a_gap_of_any_length_is_counted_in_little_time(health: Health) -> None:
+    """Numbers come from whoever publishes."""
+    health.received(dropped=2**62)
+    _, values = health.report()
+    assert values["frames_received"] == str(2**62 + 1)
+
+
 def test_one_image_is_not_a_camera_yet(health: Health, clock: Clock) -> None:
     """Its period isn't known: a second is taken for it."""
     health.received()

@@ -136,6 +136,7 @@ def test_events_are_looked_at_now_and_then_alone(monkeypatch: pytest.MonkeyPatch
         publisher = node.create_publisher(Empty, "empty", 10)
         node.create_subscription(Empty, "empty", lambda _: heard.release(), 10)
         monkeypatch.setattr(under_test, "EVENTS_PERIOD", 1e6)
+        monkeypatch.setattr(under_test, "GATHERING", 0.0)  # ends the look that is going on
         publisher.publish(Empty())
         assert heard.acquire(timeout=DEADLINE)
         before, turns = gathered[0], made.turns

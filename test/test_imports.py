@@ -53,7 +53,7 @@ CORE = {
     "mixed_precision",
     "sessions",
     "shared_networks",
-    "worker",
+    "ticker",
 }
 NODE = {
     "cameras",
@@ -61,6 +61,7 @@ NODE = {
     "executor",
     "frame_input",
     "image_topic",
+    "listener",
     "localization",
     "messages",
     "model_loading",
@@ -79,7 +80,7 @@ NODE = {
 CORE_IMPORTS = {
     "geometry": set(),
     "camera": set(),
-    "worker": set(),
+    "ticker": set(),
     "model_file_watch": set(),
     "advice": set(),
     "covariance": {"geometry"},
@@ -216,7 +217,7 @@ def loaded_by(module: str) -> set[str]:
     return {name.partition(".")[0] for name in names} | {name for name in names if name.startswith(PACKAGE)}
 
 
-@pytest.mark.parametrize("module", ["relocalizer", "worker", "cli", "training"])
+@pytest.mark.parametrize("module", ["relocalizer", "ticker", "cli", "training"])
 def test_without_the_node_no_ros_is_loaded(module: str) -> None:
     loaded = loaded_by(f"{PACKAGE}.{module}")
     assert f"{PACKAGE}.{module}" in loaded

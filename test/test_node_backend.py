@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
 from model_files import write_model
 from node_rig import MAP_FROM_CAMERA
+from sensor_msgs.msg import Image
 from stand_in_runtime import CPU, CUDA, TENSORRT, StandIn
 from test_node_lifecycle import configured
 
@@ -21,7 +23,6 @@ from structpose_ros.diagnostics import Condition, Health, Level
 from structpose_ros.gate import GateOptions
 from structpose_ros.model_loading import LoadingError, ModelLoading
 from structpose_ros.sessions import BackendOptions
-from structpose_ros.worker import NewestWorker
 
 ALL = [TENSORRT, CUDA, CPU]
 
@@ -130,36 +131,24 @@ def test_a_provider_that_is_not_there_is_a_bad_one(model: Path, stand_in: StandI
         assert raised.value.reason == "bad_provider"
 
 
-def test_the_worker_that_localises_is_bound_to_the_networks_cores(model: Path) -> None:
+def test_the_thread_that_localises_is_bound_to_the_networks_cores(model: Path) -> None:
     core = min(os.sched_getaffinity(0))
     before = os.sched_getaffinity(0)
     with configured(model, **{"model.cores": str(core)}) as node:
         node.trigger_activate()
-        assert node._worker is not None
         found: list[set[int]] = []
         worked = threading.Event()
 
-        def work(item: object) -> None:
+        def process(arrival: object) -> None:
             found.append(os.sched_getaffinity(0))
             worked.set()
 
-        node._worker._work = work
-        node._worker.offer("an image")  # type: ignore[arg-type]
-        assert worked.wait(10.0)
-        assert found == [{core}]
+        assert node._localization is not None
+        node._localization.process = process  # type: ignore[method-assign, assignment]
+        camera = node.create_publisher(Image, "image", 1)
+        end = time.monotonic() + 10.0
+        while not worked.wait(0.05):
+            assert time.monotonic() < end
+            camera.publish(Image())
+        assert found[0] == {core}
     assert os.sched_getaffinity(0) == before
-
-
-def test_a_worker_begins_before_it_works() -> None:
-    order: list[str] = []
-    worked = threading.Event()
-
-    def work(item: str) -> None:
-        order.append(item)
-        worked.set()
-
-    worker = NewestWorker(work, "test", lambda: order.append("begin"))
-    worker.offer("work")
-    assert worked.wait(10.0)
-    worker.stop()
-    assert order == ["begin", "work"]

@@ -42,6 +42,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from ros_helpers import image_message, next_domain, ros_context
+from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from structpose_ros.geometry import transform
@@ -408,21 +409,20 @@ def ask(node: StructposeRelocalizer) -> Trigger.Response:
     return node._on_relocalize(Trigger.Request(), Trigger.Response())
 
 
-def test_nobody_waits_for_a_worker_that_ends(model: Path) -> None:
+def test_nobody_waits_for_a_listener_that_ends(model: Path) -> None:
     """A request that comes while the last image is worked on is answered, not kept until its time-out."""
     with configured(model, **{"run.trigger_timeout": 600.0}) as node:
         assert node.trigger_activate().name == "SUCCESS"
-        assert node._worker is not None
         answers: list[Trigger.Response] = []
         asking = threading.Thread(target=lambda: answers.append(ask(node)), daemon=True)
-        stop = node._worker.stop
+        stop = node._listeners[0].stop
 
         def slowly() -> None:
             asking.start()
             asking.join(1.0)
             stop()
 
-        node._worker.stop = slowly  # type: ignore[method-assign]
+        node._listeners[0].stop = slowly  # type: ignore[method-assign]
         node.trigger_deactivate()
         asking.join(5.0)
         assert not asking.is_alive()
@@ -461,10 +461,31 @@ def test_an_activation_that_fails_leaves_nothing_behind(model: Path) -> None:
         condition = node._health.condition()
         assert condition.reason == "internal_error"
         assert condition.message.endswith("ZeroDivisionError: division by zero")
-        assert (node._worker, node._localization, node._subscriptions_while_active) == (None, None, [])
+        assert (node._localization, node._listeners, node._subscriptions_while_active) == (None, [], [])
         node._pictures.publish_map = publish  # type: ignore[method-assign]
         assert node.trigger_activate().name == "SUCCESS"
         assert node._health.condition().reason == "no_image"
+
+
+def test_a_missing_image_was_replaced_if_the_node_was_busy_and_lost_if_it_was_not(model: Path) -> None:
+    """What comes while a frame is worked on waits in a place for one; what comes to a free node is taken."""
+    with configured(model) as node:
+        assert node.trigger_activate().name == "SUCCESS"
+
+        def come(number: int, waited: float) -> tuple[str, str]:
+            received = time.time_ns() - round(1e9 * waited)
+            facts = {"publication_sequence_number": number, "received_timestamp": received}
+            node._on_image(Image(), facts)
+            _, values = node._health.report()
+            return values["frames_dropped"], values["frames_lost"]
+
+        node._images.publishers = lambda: 1  # type: ignore[method-assign]
+        assert come(1, 0.0) == ("0", "0")
+        assert come(5, 0.0) == ("0", "3")
+        assert come(7, 1.0) == ("1", "3")
+        assert come(1, 0.0) == ("1", "3")
+        node._images.publishers = lambda: 2  # type: ignore[method-assign]
+        assert come(9, 0.0) == ("1", "3")
 
 
 def test_autostart_leaves_the_node_to_who_was_faster(model: Path, capfd: pytest.CaptureFixture[str]) -> None:

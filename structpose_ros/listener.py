@@ -1,0 +1,137 @@
+"""A thread that takes one subscription's messages and works on them, without rclpy's executor.
+
+An executor gathers all of a node's entities anew for each message and hands it to a thread of its pool: a
+millisecond, and more where the processor's caches are another's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.context import Context
+from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.subscription import Subscription
+
+LOOK_UP = 1_000_000_000  # nanoseconds after which a wait looks whether the context is still there
+PLAUSIBLE_WAIT = 10.0  # seconds; a message that seems to have waited for longer says that the clock was set
+
+
+class ListenerGroup(CallbackGroup):
+    """For a subscription that no executor is to wait for. Its events stay the executor's."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """Whether an executor may wait for something."""
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Whether an executor may call back."""
+        return self.can_execute(entity)
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing is to be done: events may be handled side by side."""
+
+
+class Listener:
+    """Calls a subscription's callback with each message and its info, in a thread of its own.
+
+    While a callback works nothing is taken, and the middleware keeps as many of the newest messages as the
+    subscription's depth says. This waits in the way of `rclpy.wait_for_message`, always for the same.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        context: Context,
+        name: str,
+        failed: Callable[[Exception], None],
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the thread, which calls `begin` first; that must not raise.
+
+        subscription: of a `ListenerGroup`; its callback takes a message and its info.
+        failed: told what a message or its callback raises; it must not raise itself.
+        """
+        self._subscription, self._context = subscription, context
+        self._failed, self._begin = failed, begin
+        self._stopping, self._taking = threading.Event(), threading.Lock()
+        self._interrupt = GuardCondition(None, None, context)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the current callback finish and end the thread. The subscription is its owner's to destroy."""
+        self._stopping.set()
+        self._interrupt.trigger()
+        self._thread.join()
+        self._interrupt.destroy()
+
+    def take_all(self) -> None:
+        """Take what has arrived by now, in the caller's thread: this one's may not have woken up yet."""
+        try:
+            while self._take():
+                pass
+        except Exception as error:  # what it is taken for goes on without
+            self._failed(error)
+
+    def _run(self) -> None:
+        self._begin()
+        while self._goes_on():
+            try:
+                self._listen()
+            except Exception as error:  # the next message may be fine
+                self._failed(error)
+
+    def _goes_on(self) -> bool:
+        return not self._stopping.is_set() and bool(self._context.ok())
+
+    def _listen(self) -> None:
+        subscription = self._subscription
+        with self._context.handle, subscription.handle, self._interrupt.handle:
+            wait_set = rclpy_implementation.WaitSet(1, 1, 0, 0, 0, 0, self._context.handle)
+            while self._goes_on():
+                wait_set.clear_entities()
+                index = wait_set.add_subscription(subscription.handle)
+                wait_set.add_guard_condition(self._interrupt.handle)
+                wait_set.wait(LOOK_UP)
+                if wait_set.is_ready("subscription", index):
+                    self._take()
+
+    def _take(self) -> bool:
+        subscription = self._subscription
+        with self._taking:
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is not None:
+                subscription.callback(*taken)
+        return taken is not None
+
+
+def arrival_time(info: Mapping[str, Any]) -> float:
+    """Return when a message arrived, in seconds of `time.perf_counter`, from its info."""
+    waited = 1e-9 * (time.time_ns() - info["received_timestamp"])
+    return time.perf_counter() - (waited if 0.0 < waited < PLAUSIBLE_WAIT else 0.0)
+
+
+class MissedMessages:
+    """How many messages of a topic never came to a subscription: replaced by newer ones, or lost on the way.
+
+    Known where the middleware numbers messages (not on Humble), and while one publisher is there.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def before(self, info: Mapping[str, Any], publishers: Callable[[], int]) -> int:
+        """Return how many are missing between the message before and the one of this info.
+
+        publishers: counts them; asked only where something is missing.
+        """
+        number, last = info.get("publication_sequence_number"), self._last
+        self._last = number
+        if number is None or last is None or number <= last + 1:  # one that began anew numbers from 1
+            return 0
+        return int(number - last - 1) if publishers() == 1 else 0

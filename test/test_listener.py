@@ -1,0 +1,216 @@
+"""The thread that takes a subscription's messages: the newest is next, and one at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
+
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from ros_helpers import next_domain, ros_context
+from std_msgs.msg import String
+
+from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, arrival_time
+
+DEADLINE = 10.0
+
+
+class Bench:
+    """A publisher, and a subscription whose callback lasts until it is let go on."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.events: list[str] = []
+        self.infos: list[Mapping[str, Any]] = []
+        self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.failed = threading.Event()
+        newest = QoSProfile(depth=1)
+        group = ListenerGroup()
+        self.subscription: Subscription = node.create_subscription(
+            String, "words", self.hear, newest, callback_group=group
+        )
+        self.publisher = node.create_publisher(String, "words", 10)
+        end = time.monotonic() + DEADLINE
+        while not self.publisher.get_subscription_count():
+            assert time.monotonic() < end
+
+    def hear(self, message: String, info: Mapping[str, Any]) -> None:
+        self.begun.release()
+        assert self.go_on.acquire(timeout=DEADLINE)
+        self.events.append(f"{threading.current_thread().name} heard {message.data}")
+        self.infos.append(info)
+        if message.data == "bad":
+            raise ValueError("of a message")
+
+    def listen(self) -> Listener:
+        return Listener(self.subscription, self.node.context, "ear", self.fail, self.begin)
+
+    def begin(self) -> None:
+        self.events.append("begins")
+
+    def fail(self, error: Exception) -> None:
+        self.events.append(f"{type(error).__name__}: {error}")
+        self.failed.set()
+
+    def say(self, word: str) -> None:
+        self.publisher.publish(String(data=word))
+
+    def wait_for_work(self) -> None:
+        assert self.begun.acquire(timeout=DEADLINE)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with ros_context(next_domain()) as context:
+        node = Node("bench", context=context)
+        yield Bench(node)
+        node.destroy_node()
+
+
+def test_messages_come_to_the_callback_in_the_listeners_thread(bench: Bench) -> None:
+    listener = bench.listen()
+    for word in ("one", "two"):
+        bench.say(word)
+        bench.wait_for_work()
+        bench.go_on.release()
+    listener.stop()
+    assert bench.events == ["begins", "ear heard one", "ear heard two"]
+    assert all(abs(1e-9 * info["received_timestamp"] - time.time()) < DEADLINE for info in bench.infos)
+
+
+def test_the_newest_is_next_and_what_it_replaced_is_counted(bench: Bench) -> None:
+    listener = bench.listen()
+    bench.say("first")
+    bench.wait_for_work()
+    for word in ("second", "third", "fourth"):
+        bench.say(word)
+    bench.go_on.release(2)
+    bench.wait_for_work()
+    listener.stop()
+    assert bench.events == ["begins", "ear heard first", "ear heard fourth"]
+    missed = MissedMessages()
+    assert [missed.before(info, lambda: 1) for info in bench.infos] == [0, 2]
+
+
+def test_stop_waits_for_the_callback_and_leaves_what_waits(bench: Bench) -> None:
+    listener = bench.listen()
+    bench.say("current")
+    bench.wait_for_work()
+    bench.say("waiting")
+    stopping = threading.Thread(target=listener.stop)
+    stopping.start()
+    assert listener._stopping.wait(DEADLINE)
+    assert stopping.is_alive(), "the callback is not done"
+    bench.go_on.release()
+    stopping.join(DEADLINE)
+    assert not stopping.is_alive()
+    assert bench.events == ["begins", "ear heard current"]
+
+
+def test_a_listener_without_messages_stops_at_once(bench: Bench) -> None:
+    for _ in range(20):
+        started = time.monotonic()
+        listener = bench.listen()
+        listener.stop()
+        if time.monotonic() - started < 0.5:  # a wait that nothing ends takes a second
+            break
+    else:
+        pytest.fail("expected a listener to stop when it is told, got one that waits for its next look-up")
+    assert not any(thread.name == "ear" for thread in threading.enumerate())
+
+
+def test_what_a_message_raises_is_told_and_the_next_one_comes(bench: Bench) -> None:
+    listener = bench.listen()
+    bench.go_on.release(2)
+    bench.say("bad")
+    assert bench.failed.wait(DEADLINE)
+    bench.say("good")
+    bench.wait_for_work()
+    bench.wait_for_work()
+    listener.stop()
+    assert bench.events == ["begins", "ear heard bad", "ValueError: of a message", "ear heard good"]
+
+
+def test_no_executor_takes_its_messages_away(bench: Bench) -> None:
+    executor = SingleThreadedExecutor(context=bench.node.context)
+    executor.add_node(bench.node)
+    bench.say("kept")
+    for _ in range(5):
+        executor.spin_once(timeout_sec=0.05)
+    executor.shutdown()
+    assert bench.events == []
+    bench.go_on.release()
+    listener = bench.listen()
+    bench.wait_for_work()
+    listener.stop()
+    assert bench.events == ["begins", "ear heard kept"]
+
+
+def test_what_has_arrived_can_be_taken_at_once(bench: Bench) -> None:
+    """By a thread that can't wait until the listener's own has woken up."""
+    newest = QoSProfile(depth=10)
+    heard: list[str] = []
+    subscription = bench.node.create_subscription(
+        String, "words", lambda message, _: heard.append(message.data), newest, callback_group=ListenerGroup()
+    )
+    end = time.monotonic() + DEADLINE
+    while bench.publisher.get_subscription_count() < 2:
+        assert time.monotonic() < end
+    listener = Listener(subscription, bench.node.context, "ear", bench.fail)
+    listener.stop()  # so that it can't be the faster one
+    for word in ("one", "two", "three"):
+        bench.say(word)
+    listener.take_all()
+    assert heard == ["one", "two", "three"]
+
+
+def test_it_ends_with_its_context() -> None:
+    with ros_context(next_domain()) as context:
+        node = Node("bench", context=context)
+        bench = Bench(node)
+        listener = bench.listen()
+        context.try_shutdown()
+        listener._thread.join(DEADLINE)
+        assert not listener._thread.is_alive()
+        assert not bench.failed.is_set()
+        listener.stop()
+        node.destroy_node()
+
+
+def numbered(*numbers: int | None) -> list[dict[str, Any]]:
+    return [{"publication_sequence_number": number} for number in numbers]
+
+
+def test_missed_messages_are_counted_by_their_numbers() -> None:
+    missed = MissedMessages()
+    infos = numbered(7, 8, 11, 1, 2, 5)
+    assert [missed.before(info, lambda: 1) for info in infos] == [0, 0, 2, 0, 0, 2], "1: began anew"
+
+
+def test_nothing_is_said_of_missed_messages_of_several_publishers_or_without_numbers() -> None:
+    missed = MissedMessages()
+    assert [missed.before(info, lambda: 2) for info in numbered(7, 1000)] == [0, 0]
+    assert [missed.before(info, lambda: 1) for info in numbered(None, 1005, None)] == [0, 0, 0]
+    assert MissedMessages().before({}, lambda: 1) == 0
+
+
+def test_publishers_are_counted_only_where_something_is_missing() -> None:
+    missed = MissedMessages()
+    assert [missed.before(info, lambda: 1 // 0) for info in numbered(1, 2, 3, 3)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("waited", "believed"), [(0.25, 0.25), (-3.0, 0.0), (3600.0, 0.0)])
+def test_the_arrival_of_a_message_is_that_of_the_middleware(waited: float, believed: float) -> None:
+    """Unless the clock was set meanwhile."""
+    info = {"received_timestamp": time.time_ns() - round(1e9 * waited)}
+    before = time.perf_counter()
+    arrived = arrival_time(info)
+    assert -1e-4 < arrived + believed - before < 1.0
