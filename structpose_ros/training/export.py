@@ -19,6 +19,7 @@ from structpose_ros.map_cloud import MapCloud
 from structpose_ros.model_card import Export, ModelCard, Parity, TrainingDescription, TrainingRun
 from structpose_ros.network import output_names
 from structpose_ros.training.frames import write_atomic
+from structpose_ros.training.image_layers import with_lean_image_layers
 from structpose_ros.training.int8_lookup import with_int8_lookup
 from structpose_ros.training.landmarks import LandmarkNetwork
 from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits
@@ -87,8 +88,9 @@ def export_model(
     images = noise_image(contract) if images is None else images
     model = onnx_model(graph, images[:1], rays_tensor(node_rays(contract)), output_names(contract))
     int8 = isinstance(graph, LandmarkNetwork) and graph.int8
-    if isinstance(graph, LandmarkNetwork) and int8:
-        model = with_int8_lookup(model, graph)
+    if isinstance(graph, LandmarkNetwork):
+        model = with_lean_image_layers(model)
+        model = with_int8_lookup(model, graph) if int8 else model
     metadata = {**contract.to_metadata(), **(map_cloud.to_metadata() if map_cloud else {})}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from structpose_ros.training.graph_editing import copy_of, makers_of, prune
 from structpose_ros.training.landmarks import LandmarkNetwork, key_levels
 
 _ZERO = 128  # of the queries' bytes
@@ -32,9 +33,9 @@ def with_int8_lookup(model: onnx.ModelProto, network: LandmarkNetwork) -> onnx.M
     Raises:
         ValueError: the graph holds no such look-up.
     """
-    model = onnx.ModelProto.FromString(model.SerializeToString())
+    model = copy_of(model)
     graph = model.graph
-    makers = {output: node for node in graph.node for output in node.output}
+    makers = makers_of(graph)
     choices = [node for node in graph.node if node.op_type == "ArgMax"]
     products = [makers[node.input[0]] for node in choices if makers[node.input[0]].op_type == "MatMul"]
     chains = [[product, *_chain(product, makers, ("Sub", "Clip"))] for product in products]
@@ -61,10 +62,7 @@ def with_int8_lookup(model: onnx.ModelProto, network: LandmarkNetwork) -> onnx.M
     graph.node.remove(product)
     for node in reversed([cast, *nodes]):
         graph.node.insert(place, node)
-    known = [info for info in graph.value_info if info.name == product.output[0]]  # it is no more
-    for info in known:
-        graph.value_info.remove(info)
-    _prune(graph)
+    prune(graph)
     return model
 
 
@@ -122,15 +120,3 @@ def _chain(
         chain.append(maker)
         node = maker
     return chain
-
-
-def _prune(graph: onnx.GraphProto) -> None:
-    """Remove what no output needs any more."""
-    needed = {output.name for output in graph.output}
-    for node in reversed(list(graph.node)):  # in topological order, so that users come first
-        if needed.isdisjoint(node.output):
-            graph.node.remove(node)
-        else:
-            needed.update(node.input)
-    for unused in [tensor for tensor in graph.initializer if tensor.name not in needed]:
-        graph.initializer.remove(unused)

@@ -60,6 +60,7 @@ class XFeat(nn.Module):
     their cells (32 pixels), which matching at 320 x 240 doesn't show.
     """
 
+    mean_of_rgb: Tensor
     unshuffle: Tensor
 
     def __init__(self) -> None:
@@ -81,12 +82,16 @@ class XFeat(nn.Module):
             *_convolutions(CELL**2, 64, 64, 64, strides=(1, 1, 1), sizes=(1, 1, 1)),
             nn.Conv2d(64, CELL**2 + 1, 1),
         )
-        # A cell's pixels as channels, by a convolution: ONNX Runtime takes longer to turn tensors over.
+        # A product for the mean of the channels, and a convolution that makes channels of a cell's pixels:
+        # ONNX Runtime takes several times longer for what is meant for it.
+        self.register_buffer("mean_of_rgb", torch.full((1, 3), 1.0 / 3.0), persistent=False)
         self.register_buffer("unshuffle", torch.eye(CELL**2).reshape(-1, 1, CELL, CELL), persistent=False)
 
     def forward(self, image_B3HW: Tensor) -> Features:
         """Take RGB images (B, 3, H, W) in any unit: an image's own brightness and contrast are taken out."""
-        grey = image_B3HW.mean(dim=1, keepdim=True)
+        batch, channels, height, width = (int(size) for size in image_B3HW.shape)  # constants in a model file
+        pixels = image_B3HW.reshape(batch, channels, height * width)
+        grey = (self.mean_of_rgb @ pixels).reshape(batch, 1, height, width)
         deviation, mean = torch.std_mean(grey, dim=(2, 3), keepdim=True, correction=0)
         grey = (grey - mean) / deviation.clamp_min(1e-5)  # a uniform image has no contrast to divide by
         eighth = self.block3(self.block2(self.block1(grey) + self.skip1(grey)))
