@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ RATE_WINDOW = 5.0  # seconds that the rates look back on
 SILENCE, SILENT_PERIODS = 0.8, 3.0  # seconds, and periods of the camera, without an image: worth a warning
 PERIOD_IMAGES = 10  # the last ones, whose median distance in time is the camera's period
 UNKNOWN_PERIOD = 1.0  # seconds, taken for it before there are two
+NEWS_PERIOD = 0.25  # seconds; no more often are events shown that may come hundreds of times a second
 LOADING = "loading the model"
 COUNTS = ("received", "processed", "accepted", "rejected", "dropped", "skipped", "lost")
 
@@ -98,6 +100,8 @@ class Health:
         self._latencies: dict[str, deque[float]] = {}
         self._image_at: float | None = None
         self._working = False
+        self._news = False
+        self._skipped_at = -math.inf
         self._pose_at: float | None = None
 
     def enter(self, lifecycle: str, fault: Condition | None = None) -> None:
@@ -123,6 +127,12 @@ class Health:
     def note(self, key: str, value: str) -> None:
         """Note a value for diagnostics."""
         with self._lock:
+            self._values[key] = value
+
+    def event(self, key: str, value: str) -> None:
+        """Note a value that people wait for: diagnostics show it soon if it is another."""
+        with self._lock:
+            self._news |= self._values.get(key) != value
             self._values[key] = value
 
     def idle(self, condition: Condition | None) -> None:
@@ -155,8 +165,11 @@ class Health:
 
     def skipped(self) -> None:
         """Count an image that nobody asked to be localised: `run.max_rate`, `on_trigger`, disabled."""
+        now = time.monotonic()
         with self._lock:
             self._counts["skipped"] += 1
+            self._news |= now - self._skipped_at > RATE_WINDOW  # not before each of them
+            self._skipped_at = now
 
     def camera_info(self, matched: bool) -> None:
         """Note whether the CameraInfo had the image's stamp."""
@@ -193,9 +206,15 @@ class Health:
             condition = self._condition(hint=False)
             return condition.level, condition.reason, self._values.get("state", "")
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something has happened since the last report that is to be shown soon."""
+        return self._news
+
     def report(self) -> tuple[Condition, dict[str, str]]:
         """Return how the node is now, and everything known, as diagnostics' keys and values."""
         with self._lock:
+            self._news = False
             values = {"lifecycle": self._lifecycle}
             values |= {"last_reject_reason": self._last_reject[0], "last_reject_detail": self._last_reject[1]}
             values |= {f"frames_{name}": str(count) for name, count in self._counts.items()}
@@ -270,6 +289,7 @@ class DiagnosticsPublisher:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._lock = threading.Lock()
         self._shown: tuple[Level, str, str] | None = None
+        self._published_at = -math.inf
 
     def publish(self) -> None:
         """Publish now."""
@@ -279,8 +299,14 @@ class DiagnosticsPublisher:
             stamp = self._node.get_clock().now().to_msg()
             name = self._node.get_fully_qualified_name()
             self._publisher.publish(diagnostic_array(name, stamp, condition, values))
+            self._published_at = time.monotonic()
 
     def publish_if_changed(self) -> None:
         """Publish if level, reason or state is another than the one last shown."""
         if self._health.key() != self._shown:
+            self.publish()
+
+    def publish_news(self) -> None:
+        """Publish if something happened, unless that was done a moment ago."""
+        if self._health.has_news and time.monotonic() - self._published_at > NEWS_PERIOD:
             self.publish()

@@ -49,6 +49,7 @@ from structpose_ros.triggers import Trigger as Request
 
 NODE_NAME = "structpose_relocalizer"
 DIAGNOSTICS_PERIOD = 1.0
+MODEL_FILE_PERIOD = 0.5
 EXPIRY_PERIOD = 0.05  # seconds between two looks at the clock: LOST, no image, triggers without an answer
 
 
@@ -113,7 +114,8 @@ class StructposeRelocalizer(LifecycleNode):
         """The node's own clock may be a simulation's and stand still; what must go on has a steady one."""
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         own, sending = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
-        self.create_timer(DIAGNOSTICS_PERIOD, self._report, callback_group=own, clock=steady)
+        self.create_timer(DIAGNOSTICS_PERIOD, self._diagnostics.publish, callback_group=own, clock=steady)
+        self.create_timer(MODEL_FILE_PERIOD, self._look_at_model_file, callback_group=own, clock=steady)
         if self.settings.tf_mode == "map_to_odom":
             period = 1.0 / self.settings.tf_rate
             self._resending = self.create_timer(period, self._resend, callback_group=sending)
@@ -305,16 +307,14 @@ class StructposeRelocalizer(LifecycleNode):
         self._health.loading(line)
         self.get_logger().info(line)
 
-    def _report(self) -> None:
-        """Publish diagnostics, whether or not anything changed."""
+    def _look_at_model_file(self) -> None:
         model_file = self._model_file
         if model_file is not None:
             self._note_model_file(model_file)
-        self._diagnostics.publish()
 
     def _note_model_file(self, model_file: ModelFileWatch) -> None:
         state = model_file.state()
-        self._health.note("model_file", state)
+        self._health.event("model_file", state)
         if state != AS_LOADED:
             self._log.problem("model_file", f"model file {self.settings.model_path}: {state}")
 
@@ -433,9 +433,8 @@ class StructposeRelocalizer(LifecycleNode):
         return "" if self._enabled else f"disabled: {NODE['disabled']}"
 
     def _note_outcome(self, outcome: Outcome) -> None:
-        self._health.note(
-            "last_trigger", f"{'succeeded' if outcome.success else 'failed'}: {outcome.message}"
-        )
+        ended = "succeeded" if outcome.success else "failed"
+        self._health.event("last_trigger", f"{ended}: {outcome.message}")
         if not outcome.success:
             self._log.problem("trigger", f"trigger failed: {outcome.message}")
 
@@ -452,11 +451,12 @@ class StructposeRelocalizer(LifecycleNode):
             self._show_state()
             self._diagnostics.publish()
         self._diagnostics.publish_if_changed()
+        self._diagnostics.publish_news()
 
     def _forget(self, why: str, *, time_went_back: bool = True) -> None:
         """Begin anew: SEARCHING, without poses and path; without transforms too, if time went back."""
         self._log.event(f"forgetting where the robot is: {why}")
-        self._health.note("last_reset", why)
+        self._health.event("last_reset", why)
         self._tracker.reset()
         self._pictures.forget()
         if time_went_back:
@@ -491,10 +491,9 @@ class StructposeRelocalizer(LifecycleNode):
         self._log.problem("internal_error", f"internal_error: {one_line(error)}", error=True)
 
     def _on_qos_mismatch(self, topic: str, policy: str) -> None:
-        self._health.note("qos_mismatch", f"{topic}: {policy}")
+        self._health.event("qos_mismatch", f"{topic}: {policy}")
         line = f"qos_mismatch: somebody on {topic} asks for another {policy}: nothing passes between us"
         self._log.problem(f"qos {topic}", line)
-        self._diagnostics.publish()
 
 
 def main(args: list[str] | None = None) -> int:

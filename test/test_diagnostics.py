@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
-from structpose_ros.diagnostics import Health, Level
+from structpose_ros import diagnostics as under_test
+from structpose_ros.diagnostics import DiagnosticsPublisher, Health, Level
 
 
 class Clock:
@@ -120,3 +121,67 @@ def test_what_is_worth_saying_at_once(health: Health, clock: Clock) -> None:
     health.note("confidence", "0.9")
     clock.now += 0.5
     assert health.key() == keys[-1]
+
+
+class Bench:
+    """A publisher of diagnostics without ROS behind it."""
+
+    def __init__(self, health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: list[dict[str, str]] = []
+        monkeypatch.setattr(
+            under_test, "diagnostic_array", lambda name, stamp, condition, values: dict(values)
+        )
+        self.publisher = DiagnosticsPublisher(self, health)  # type: ignore[arg-type]
+
+    def create_publisher(self, *_: object) -> Bench:
+        return self
+
+    def get_clock(self) -> Bench:
+        return self
+
+    def now(self) -> Bench:
+        return self
+
+    def to_msg(self) -> None:
+        return None
+
+    def get_fully_qualified_name(self) -> str:
+        return "/bench"
+
+    def publish(self, values: dict[str, str]) -> None:
+        self.shown.append(values)
+
+
+def test_an_event_is_shown_at_once_and_a_storm_of_them_four_times_a_second(
+    health: Health, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(health, monkeypatch)
+    bench.publisher.publish_news()
+    assert bench.shown == [], "nothing happened"
+    health.event("last_trigger", "succeeded")
+    bench.publisher.publish_news()
+    assert [values["last_trigger"] for values in bench.shown] == ["succeeded"]
+    for number in range(400):  # two seconds
+        clock.now += 0.005
+        health.event("last_trigger", f"failed {number}")
+        bench.publisher.publish_news()
+    assert len(bench.shown) == 1 + 7
+    clock.now += 0.3
+    bench.publisher.publish_news()
+    assert bench.shown[-1]["last_trigger"] == "failed 399"
+    assert len(bench.shown) == 1 + 8
+
+
+def test_the_first_image_that_is_skipped_is_news_and_the_others_are_not(
+    health: Health, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(health, monkeypatch)
+    for _ in range(300):
+        clock.now += 0.033
+        health.skipped()
+        bench.publisher.publish_news()
+    assert [values["frames_skipped"] for values in bench.shown] == ["1"]
+    clock.now += 10.0
+    health.skipped()
+    bench.publisher.publish_news()
+    assert bench.shown[-1]["frames_skipped"] == "301"

@@ -77,7 +77,7 @@ def test_every_key_of_diagnostics_is_explained() -> None:
     )
     health.accepted({"wait": 0.0, "total": 1.0, **stages}, confidence=0.5)
     _, values = health.report()
-    noted = re.findall(r'\.note\(\s*"(\w+)"', source("node", "diagnostics", "localization"))
+    noted = re.findall(r'\.(?:note|event)\(\s*"(\w+)"', source("node", "diagnostics", "localization"))
     _, _, section = TROUBLESHOOTING.read_text().partition("## Where to look")
     table, _, _ = section.partition("## Nothing is published")
     explained = {key for row in rows(table) if row[0].startswith("`") for key in quoted(row[0])}
