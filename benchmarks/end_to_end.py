@@ -40,6 +40,14 @@ class Phase:
     rss: int
 
 
+@dataclass
+class Block:
+    """Some frames of a phase, and the bare network's milliseconds right before and right after them."""
+
+    stamps: list[int]
+    network_ms: list[float]
+
+
 class Bench:
     """The node with its recorder, and phases of a camera beside them."""
 
@@ -47,9 +55,10 @@ class Bench:
         self._data, self._out, self._node = data, out, node
         self.started = started
         self.phases: dict[str, Phase] = {}
+        self.blocks: dict[str, list[Block]] = {}
 
-    def play(self, name: str, rate: float, frames: int) -> None:
-        """Show so many frames at a rate, once more where the phase has had some."""
+    def play(self, name: str, rate: float, frames: int) -> list[int]:
+        """Show so many frames at a rate, once more where the phase has had some; return their stamps."""
         stamps = self._out / "stamps.txt"
         command = [*PYTHON, "benchmarks.camera_process", "--data", str(self._data), "--rate", f"{rate:.6f}"]
         with running(
@@ -63,6 +72,7 @@ class Bench:
         all_shown = [*before.stamps, *shown]
         cpu = (before.cpu * len(before.stamps) + busy * len(shown)) / len(all_shown)
         self.phases[name] = Phase(name, rate, all_shown, cpu, _rss(self._node.pid))
+        return shown
 
     @contextmanager
     def somebody_looking(self) -> Iterator[None]:
@@ -92,12 +102,14 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
         bench = Bench(data, out, node, time.time())
         bench.play("first", 10.0, FIRST_FRAMES)
         wait_for_line(recorder, out / "recorder.log", RECORDER_READY, "the node to be found")
+        before = alone
         for _ in range(BLOCKS):  # in turn, so that what the machine does besides falls on all alike
-            bench.play("10 Hz", 10.0, 50)
-            alone += network_alone(network, data)
+            for name, block_rate, shown in (("10 Hz", 10.0, 50), ("30 Hz", 30.0, 100)):
+                stamps = bench.play(name, block_rate, shown)
+                after = network_alone(network, data)
+                bench.blocks.setdefault(name, []).append(Block(stamps, before + after))
+                alone, before = alone + after, after
             rested += network_alone(network, data, runs=25, pause=0.08)
-            bench.play("30 Hz", 30.0, 100)
-            alone += network_alone(network, data)
         bench.play("twice the load", rate, 600)
         with bench.somebody_looking():
             bench.play("10 Hz, clouds and images looked at", 10.0, 200)
@@ -124,6 +136,7 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
     slow, fast = phases["10 Hz"]["latency_ms"], phases["30 Hz"]["latency_ms"]
     overload = phases["twice the load"]["latency_ms"]
     looked_at = phases["10 Hz, clouds and images looked at"]
+    added = {name: _added_by_blocks(bench.blocks.get(name, []), by_stamp) for name in ("10 Hz", "30 Hz")}
     first = min(pose["stamp_ns"] * 1e-9 + 1e-3 * pose["latency_ms"] for pose in poses)
     return {
         "network_ms": network_ms,
@@ -132,7 +145,10 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
         "end_to_end_minus_network_ms": slow["p50"] - network_ms["p50"],
         "end_to_end_over_network_p50_at_30_hz": fast["p50"] / network_ms["p50"],
         "end_to_end_minus_network_ms_at_30_hz": fast["p50"] - network_ms["p50"],
+        "end_to_end_minus_network_ms_by_blocks": added["10 Hz"],
+        "end_to_end_minus_network_ms_by_blocks_at_30_hz": added["30 Hz"],
         "p99_over_p50": slow["p99"] / slow["p50"],
+        "p99_over_p50_at_30_hz": fast["p99"] / fast["p50"],
         "overload_age_over_network_p50": overload["p50"] / network_ms["p50"],
         "overload_age_over_network_p99": overload["p99"] / network_ms["p50"],
         "pictures_ms": looked_at["latency_ms"]["p50"] - slow["p50"],
@@ -140,6 +156,19 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
         "first_pose_s": first - bench.started,
         "rss_growth": bench.phases["memory"].rss / bench.phases["first"].rss - 1.0,
     }
+
+
+def _added_by_blocks(blocks: list[Block], latency_by_stamp: dict[int, float]) -> float:
+    """Return the median over blocks of their p50 less that of the bare network beside them; NaN of none.
+
+    What slows the whole machine for seconds falls on both.
+    """
+    differences = [
+        percentiles([latency_by_stamp[stamp] for stamp in block.stamps if stamp in latency_by_stamp])["p50"]
+        - percentiles(block.network_ms)["p50"]
+        for block in blocks
+    ]
+    return percentiles(differences)["p50"]
 
 
 def _cpu_seconds(pid: int) -> float:

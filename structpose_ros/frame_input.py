@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ from structpose_ros.image_messages import (
     image_rgb_from_message,
 )
 from structpose_ros.messages import nanoseconds_from_stamp
+from structpose_ros.serialized_image import ImageView, image_from_serialized
 from structpose_ros.settings import Settings
 
+ImageMessage: TypeAlias = Image | ImageView | CompressedImage
 REORDERING = 0.5  # seconds; a stamp that lies further back means that time itself was set back
 
 
@@ -149,7 +152,24 @@ def _calibration(message: CameraInfo) -> tuple[object, ...]:
     return (*numbers, *size, message.distortion_model, message.roi)
 
 
-def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, rectified: bool) -> FrameInput:
+def image_message(message: bytes | ImageMessage) -> ImageMessage:
+    """Return the message that a subscription brought, maybe as bytes.
+
+    Raises:
+        FrameRejectedError: `bad_image`, the bytes are no image message.
+    """
+    if not isinstance(message, bytes):
+        return message
+    try:
+        return image_from_serialized(message)
+    except RuntimeError as error:
+        raise FrameRejectedError(
+            RejectReason.BAD_IMAGE,
+            f"expected an image message, got {len(message)} bytes that are none: {error}",
+        ) from error
+
+
+def read_frame(message: ImageMessage, camera_infos: CameraInfos, *, rectified: bool) -> FrameInput:
     """Return the frame's pixels and camera.
 
     A file is decoded only if it claims to be of the camera's size: one of some kB may hold gigabytes.
@@ -171,7 +191,7 @@ def read_frame(message: Image | CompressedImage, camera_infos: CameraInfos, *, r
 
 
 def _camera_of(
-    size: tuple[int, int], message: Image | CompressedImage, camera_infos: CameraInfos, rectified: bool
+    size: tuple[int, int], message: ImageMessage, camera_infos: CameraInfos, rectified: bool
 ) -> tuple[Camera, bool]:
     """Return the camera of an image of `size`, width and height, and whether its CameraInfo has its stamp."""
     info, matched = camera_infos.find(message.header.stamp)
@@ -192,7 +212,7 @@ def _camera_of(
     return camera, matched
 
 
-def camera_frame_of(message: Image | CompressedImage, settings: Settings) -> str:
+def camera_frame_of(message: ImageMessage, settings: Settings) -> str:
     """Return the camera's TF frame: `frames.camera_frame`, or the image header's where that is empty.
 
     Raises:

@@ -24,13 +24,18 @@ IMAGE_QOS, CAMERA_INFO_QOS = (
 
 
 class ImageTopic:
-    """The topic of a node's images. name: resolved, remaps and namespace included. kind: its message type."""
+    """The topic of a node's images.
+
+    name: resolved, remaps and namespace included. kind: its message type. serialized: whether messages are
+    to come as their bytes; a file of some kilobytes is copied soon enough.
+    """
 
     def __init__(self, node: Node, transport: str) -> None:
         """`transport` is raw or compressed."""
         self._node = node
         self._transport = transport
         self.kind = KINDS[transport]
+        self.serialized = transport == "raw"
         self.name = self._named(transport)
 
     def publishers(self) -> int:

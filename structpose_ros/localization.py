@@ -6,13 +6,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
 from rclpy.clock import Clock
-from sensor_msgs.msg import CompressedImage, Image
 
 from structpose_ros.advice import FRAMES, NODE
 from structpose_ros.covariance import base_covariance, published_covariance
@@ -20,9 +18,11 @@ from structpose_ros.diagnostics import Condition, Health, Level
 from structpose_ros.frame_input import (
     CameraInfos,
     FrameRejectedError,
+    ImageMessage,
     StampOrder,
     TimeWentBackError,
     camera_frame_of,
+    image_message,
     read_frame,
 )
 from structpose_ros.gate import RejectReason, prior_disagreement
@@ -39,7 +39,6 @@ from structpose_ros.transforms import TransformError, Transforms
 from structpose_ros.triggers import Triggers
 
 Array = npt.NDArray[np.float64]
-ImageMessage: TypeAlias = Image | CompressedImage
 # Reasons that lie in the input, not in what the camera sees.
 _FAULTS = {
     RejectReason.BAD_IMAGE,
@@ -54,9 +53,9 @@ _FAULTS = {
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image message and when it came, in seconds of `time.perf_counter`."""
+    """An image, its bytes where it is not compressed, and when it came, in seconds of `time.perf_counter`."""
 
-    message: ImageMessage
+    message: bytes | ImageMessage
     at: float
 
 
@@ -141,7 +140,7 @@ class Localization:
             self._reject(RejectReason.INTERNAL_ERROR, one_line(error), arrival, stages)
 
     def _localize(self, arrival: Arrival, stages: _Stages) -> None:
-        settings, message = self.settings, arrival.message
+        settings, message = self.settings, image_message(arrival.message)
         stamp = message.header.stamp
         self._check_stamp(message)
         camera_frame = camera_frame_of(message, settings)
@@ -161,7 +160,7 @@ class Localization:
         complaints = self._send(place, stamp, camera_frame)
         if verdict.relocalized:
             self._log.event(_describe(result, message, settings))
-        self._answer(place, result, arrival, verdict)
+        self._answer(place, result, message, arrival.at, verdict)
         self._pictures.publish(result, frame.camera, message.header, camera_frame)
         stages.done("publish")
         if not frame.matched:
@@ -236,14 +235,16 @@ class Localization:
             complaints.append(Condition.of(level, error.reason, str(error)))
         return complaints
 
-    def _answer(self, place: _Place, result: Result, arrival: Arrival, verdict: Verdict) -> None:
+    def _answer(
+        self, place: _Place, result: Result, message: ImageMessage, arrived: float, verdict: Verdict
+    ) -> None:
         """Publish the base's pose, hand it off where that is due, and answer who asked."""
         mode = self.settings.handoff_mode
-        triggers = self._triggers.waiting(arrival.at)
+        triggers = self._triggers.waiting(arrived)
         self._hand_off_due |= verdict.relocalized and mode == "on_lost"
         hand_off = mode != "never" and (self._hand_off_due or bool(triggers))
         if place.map_from_base is not None:
-            stamp = arrival.message.header.stamp
+            stamp = message.header.stamp
             self._outputs.publish_base(place.map_from_base, place.covariance, stamp, hand_off=hand_off)
             self._hand_off_due = False
         elif hand_off:  # stays due, and those who asked go on waiting
@@ -253,7 +254,7 @@ class Localization:
                 )
             return
         for trigger in triggers:
-            trigger.end(True, _describe(result, arrival.message, self.settings))
+            trigger.end(True, _describe(result, message, self.settings))
 
     def _reject(self, reason: RejectReason, detail: str, arrival: Arrival, stages: _Stages) -> None:
         for trigger in self._triggers.waiting(arrival.at):

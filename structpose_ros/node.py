@@ -16,7 +16,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_srvs.srv import SetBool, Trigger
 
 from structpose_ros import compiled
@@ -28,7 +28,7 @@ from structpose_ros.frame_input import CameraInfos
 from structpose_ros.gate import Prior
 from structpose_ros.image_topic import CAMERA_INFO_QOS, IMAGE_QOS, ImageTopic
 from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, arrival_time
-from structpose_ros.localization import Arrival, ImageMessage, Localization
+from structpose_ros.localization import Arrival, Localization
 from structpose_ros.messages import prior_from_message
 from structpose_ros.model_file_watch import AS_LOADED, ModelFileWatch
 from structpose_ros.model_loading import LoadingError, ModelLoading
@@ -234,7 +234,12 @@ class StructposeRelocalizer(LifecycleNode):
         """Listen. A CameraInfo must reach the frame that waits for it: each has a thread of its own."""
         subscribe, keep = self._watch.subscription, self._subscriptions_while_active.append
         keep(subscribe(CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QOS, ListenerGroup()))
-        keep(subscribe(self._images.kind, self._images.name, self._on_image, IMAGE_QOS, ListenerGroup()))
+        images = self._images
+        keep(
+            subscribe(
+                images.kind, images.name, self._on_image, IMAGE_QOS, ListenerGroup(), raw=images.serialized
+            )
+        )
         camera_info, image = self._subscriptions_while_active
         group = MutuallyExclusiveCallbackGroup()
         keep(subscribe(PoseWithCovarianceStamped, "trigger_localization", self._on_prior, 1, group))
@@ -325,7 +330,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._health.camera_info_received()
         self._camera_infos.add(message)
 
-    def _on_image(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+    def _on_image(self, message: bytes | CompressedImage, info: Mapping[str, Any]) -> None:
         arrived = arrival_time(info)
         missed = self._missed_images.before(info, self._images.publishers)
         # One that came while the node was free met an empty place: none before it had come in the meantime.

@@ -48,15 +48,17 @@ class QosWatch:
         callback: Callable[..., None],
         qos: QoSProfile | int,
         group: CallbackGroup | None = None,
+        *,
+        raw: bool = False,
     ) -> Subscription:
-        """Create a subscription; its callback takes a message, or a message and its info."""
+        """Create a subscription; its callback takes a message (its bytes if `raw`), and maybe its info."""
         callbacks = SubscriptionEventCallbacks(incompatible_qos=self._heard_on(topic))
         try:
             return self._node.create_subscription(
-                kind, topic, callback, qos, callback_group=group, event_callbacks=callbacks
+                kind, topic, callback, qos, callback_group=group, event_callbacks=callbacks, raw=raw
             )
         except UnsupportedEventTypeError:
-            return self._node.create_subscription(kind, topic, callback, qos, callback_group=group)
+            return self._node.create_subscription(kind, topic, callback, qos, callback_group=group, raw=raw)
 
     def _heard_on(self, topic: str) -> Callable[[Any], None]:
         name = self._node.resolve_topic_name(topic)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.end_to_end import Bench, Phase, summary_of
+from benchmarks.end_to_end import Bench, Block, Phase, summary_of
 from benchmarks.frame import contents
 from benchmarks.solvers import MAP_FROM_CAMERA, bench_solvers, points, solvers
 from benchmarks.timing import percentiles, timed, timed_in_turn
@@ -85,6 +85,12 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
         stamps = [(101 + number) * 10**9 + index for index in range(4)]
         bench.phases[name] = Phase(name, 10.0, [*stamps, 5], 0.25 + 0.125 * number, 1000 + number)
         poses += [{"stamp_ns": stamp, "latency_ms": milliseconds} for stamp in stamps]
+    slow = bench.phases["10 Hz"].stamps
+    bench.blocks["10 Hz"] = [
+        Block(slow, [20.0, 30.0, 10.0]),
+        Block(slow[:2], [23.0]),
+        Block(slow[2:], [21.0, 21.0]),
+    ]
     summary = summary_of(bench, poses, {"p50": 20.0})
     assert summary["end_to_end"]["10 Hz"]["poses"] == 4
     assert summary["end_to_end"]["10 Hz"]["frames"] == 5
@@ -92,7 +98,9 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
     assert summary["end_to_end_minus_network_ms"] == 4.0
     assert summary["end_to_end_over_network_p50_at_30_hz"] == 1.25
     assert summary["end_to_end_minus_network_ms_at_30_hz"] == 5.0
-    assert summary["p99_over_p50"] == 1.0
+    assert summary["end_to_end_minus_network_ms_by_blocks"] == 3.0
+    assert math.isnan(summary["end_to_end_minus_network_ms_by_blocks_at_30_hz"])
+    assert summary["p99_over_p50"] == summary["p99_over_p50_at_30_hz"] == 1.0
     assert summary["overload_age_over_network_p50"] == 1.8
     assert summary["pictures_ms"] == 3.0
     assert summary["pictures_cpu_share"] == 0.375

@@ -71,6 +71,7 @@ NODE = {
     "picture_messages",
     "pictures",
     "qos_watch",
+    "serialized_image",
     "settings",
     "spinning",
     "throttled_log",

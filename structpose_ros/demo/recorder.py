@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from rclpy.utilities import remove_ros_args
 from tf2_msgs.msg import TFMessage
 
 from structpose_ros.demo import RECORDER_READY
+from structpose_ros.listener import Listener, ListenerGroup
 from structpose_ros.messages import nanoseconds_from_stamp, target_from_source_of_pose
-from structpose_ros.spinning import set_by_signals
+from structpose_ros.spinning import one_line, set_by_signals
 from structpose_ros.training.frames import write_atomic
 
 
 class DemoRecorder(Node):
-    """Collects `pose`, the transforms on /tf and the latest diagnostics."""
+    """Collects `pose`, the transforms on /tf and the latest diagnostics.
+
+    Poses have a thread of their own: rclpy's executor would add its part of a millisecond to each.
+    """
 
     def __init__(self) -> None:
         """Subscribe."""
@@ -33,8 +38,12 @@ class DemoRecorder(Node):
         self.poses: list[dict[str, Any]] = []
         self.transforms = 0
         self.diagnostics: dict[str, str] = {}
+        poses = self.create_subscription(
+            PoseStamped, "pose", self._on_pose, 50, callback_group=ListenerGroup()
+        )
+        self._listener = Listener(poses, self.context, "poses", self._on_error)
         self._subscriptions_kept = [
-            self.create_subscription(PoseStamped, "pose", self._on_pose, 50),
+            poses,
             self.create_subscription(TFMessage, "/tf", self._on_tf, 50),
             self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10),
         ]
@@ -43,7 +52,14 @@ class DemoRecorder(Node):
         """Whether somebody publishes `pose`."""
         return self.count_publishers("pose") > 0
 
-    def _on_pose(self, message: PoseStamped) -> None:
+    def stop(self) -> None:
+        """Take no more poses."""
+        self._listener.stop()
+
+    def _on_error(self, error: Exception) -> None:
+        self.get_logger().error(f"a pose was not recorded: {one_line(error)}")
+
+    def _on_pose(self, message: PoseStamped, _: Mapping[str, Any]) -> None:
         received_ns = time.time_ns()
         stamp_ns = nanoseconds_from_stamp(message.header.stamp)
         self.poses.append(
@@ -79,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         if not announced and node.publishers_found():
             print(RECORDER_READY, flush=True)
             announced = True
+    node.stop()
     content = {"poses": node.poses, "transforms": node.transforms, "diagnostics": node.diagnostics}
     write_atomic(arguments.out, json.dumps(content).encode())
     rclpy.try_shutdown()

@@ -85,9 +85,10 @@ def test_whatever_a_camera_sends_is_localised_rightly_or_refused_by_name(node: F
 
 
 def test_bytes_that_are_no_message_are_survived(node: FaultBench) -> None:
-    """Messages cut off, with lengths beyond their end, with other headers: the middleware throws most away.
+    """Messages cut off, with lengths beyond their end, with other headers.
 
-    Diagnostics can't show those, for the node never hears of them.
+    Raw images that are none are refused by the node and stand in diagnostics. What is no CompressedImage or
+    CameraInfo the middleware throws away, and diagnostics can't show it.
     """
     random = Random(0)
     node.localize()
@@ -105,6 +106,9 @@ def test_bytes_that_are_no_message_are_survived(node: FaultBench) -> None:
         if number % 10 == 0:
             assert node.localize() < EXACT
     assert node.localize() < EXACT
+    if node.transport == "raw":
+        senders[0].publish(whole[0][:100])
+        node.wait(lambda: "expected an image message, got 100 bytes" in node.last_line(), "the refusal")
     node.alive()
 
 
