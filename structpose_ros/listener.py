@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -22,22 +23,25 @@ PLAUSIBLE_WAIT = 10.0  # seconds; a message that seems to have waited for longer
 
 
 class ListenerGroup(CallbackGroup):
-    """For a subscription that no executor is to wait for. Its events stay the executor's."""
+    """For a subscription that no executor is to wait for, nor for its events.
+
+    Fast DDS has one condition for both, and of two that wait for it one may sleep on until the next message.
+    """
 
     def can_execute(self, entity: Any) -> bool:
-        """Whether an executor may wait for something."""
-        return not isinstance(entity, Subscription)
+        """Whether an executor may wait for something: never."""
+        return False
 
     def beginning_execution(self, entity: Any) -> bool:
-        """Whether an executor may call back."""
-        return self.can_execute(entity)
+        """Whether an executor may call back: never."""
+        return False
 
     def ending_execution(self, entity: Any) -> None:
-        """Nothing is to be done: events may be handled side by side."""
+        """Nothing is to be done."""
 
 
 class Listener:
-    """Calls a subscription's callback with each message and its info, in a thread of its own.
+    """Calls a subscription's callback with each message and its info, in a thread of its own; events' too.
 
     While a callback works nothing is taken, and the middleware keeps as many of the newest messages as the
     subscription's depth says. This waits in the way of `rclpy.wait_for_message`, always for the same.
@@ -90,14 +94,21 @@ class Listener:
         return not self._stopping.is_set() and bool(self._context.ok())
 
     def _listen(self) -> None:
-        subscription = self._subscription
-        with self._context.handle, subscription.handle, self._interrupt.handle:
-            wait_set = rclpy_implementation.WaitSet(1, 1, 0, 0, 0, 0, self._context.handle)
+        subscription, events = self._subscription, self._subscription.event_handlers
+        with ExitStack() as in_use:
+            for handle in (self._context.handle, subscription.handle, self._interrupt.handle, *events):
+                in_use.enter_context(handle)
+            wait_set = rclpy_implementation.WaitSet(1, 1, 0, 0, 0, len(events), self._context.handle)
             while self._goes_on():
                 wait_set.clear_entities()
                 index = wait_set.add_subscription(subscription.handle)
                 wait_set.add_guard_condition(self._interrupt.handle)
+                for event in events:
+                    event.add_to_wait_set(wait_set)
                 wait_set.wait(LOOK_UP)
+                for event in events:
+                    if event.is_ready(wait_set):
+                        event.callback(event.take_data())
                 if wait_set.is_ready("subscription", index):
                     self._take()
 

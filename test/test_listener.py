@@ -13,12 +13,13 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from ros_helpers import next_domain, ros_context
 from std_msgs.msg import String
 
 from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, arrival_time
+from structpose_ros.qos_watch import QosWatch
 
 DEADLINE = 10.0
 
@@ -152,6 +153,63 @@ def test_no_executor_takes_its_messages_away(bench: Bench) -> None:
     bench.wait_for_work()
     listener.stop()
     assert bench.events == ["begins", "ear heard kept"]
+
+
+def test_it_hears_each_message_while_an_executor_spins_its_node(bench: Bench) -> None:
+    """None sleeps on until the next one wakes it, as of two that wait for one subscription."""
+    executor = SingleThreadedExecutor(context=bench.node.context)
+    executor.add_node(bench.node)
+    bench.node.create_subscription(String, "other_words", lambda _: None, 10)
+    others = bench.node.create_publisher(String, "other_words", 10)
+    ending = threading.Event()
+
+    def spin() -> None:
+        while not ending.is_set():
+            executor.spin_once(timeout_sec=0.01)
+
+    spinning = threading.Thread(target=spin)
+    spinning.start()
+    listener = bench.listen()
+    slowest = 0.0
+    for number in range(300):
+        bench.go_on.release()
+        said = time.monotonic()
+        bench.say(str(number))
+        others.publish(String())
+        bench.wait_for_work()
+        slowest = max(slowest, time.monotonic() - said)
+    listener.stop()
+    ending.set()
+    spinning.join()
+    executor.shutdown()
+    assert bench.events[1:] == [f"ear heard {number}" for number in range(300)]
+    assert slowest < 0.9, "it slept until it looked up"
+
+
+def test_it_hears_of_its_subscriptions_events_too() -> None:
+    """Whoever publishes what does not fit is told of, without an executor."""
+    with ros_context(next_domain()) as context:
+        node = Node("bench", context=context)
+        heard: list[tuple[str, str]] = []
+        told = threading.Event()
+
+        def mismatch(topic: str, policy: str) -> None:
+            heard.append((topic, policy))
+            told.set()
+
+        reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        subscription = QosWatch(node, mismatch).subscription(
+            String, "words", lambda *_: None, reliable, ListenerGroup()
+        )
+        errors: list[Exception] = []
+        listener = Listener(subscription, context, "ear", errors.append)
+        node.create_publisher(String, "words", best_effort)
+        assert told.wait(DEADLINE)
+        listener.stop()
+        node.destroy_node()
+        assert heard == [("/words", "RELIABILITY")]
+        assert errors == []
 
 
 def test_what_has_arrived_can_be_taken_at_once(bench: Bench) -> None:
