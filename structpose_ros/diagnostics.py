@@ -76,7 +76,7 @@ class _Rate:
 
 
 class Health:
-    """What happened so far. Thread-safe: the callbacks and the worker write, diagnostics reads.
+    """What happened so far. Thread-safe: callbacks in several threads write, diagnostics reads.
 
     image_hint: asked for what may be wrong while no image comes.
     """

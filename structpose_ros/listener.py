@@ -19,6 +19,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.subscription import Subscription
 
 LOOK_UP = 1_000_000_000  # nanoseconds after which a wait looks whether the context is still there
+RETRY = 0.1  # seconds after which it is waited again where that failed
 PLAUSIBLE_WAIT = 10.0  # seconds; a message that seems to have waited for longer says that the clock was set
 
 
@@ -58,7 +59,7 @@ class Listener:
         """Start the thread, which calls `begin` first; that must not raise.
 
         subscription: of a `ListenerGroup`; its callback takes a message and its info.
-        failed: told what a message or its callback raises; it must not raise itself.
+        failed: told what a message, its callback or the wait raises; it must not raise itself.
         """
         self._subscription, self._context = subscription, context
         self._failed, self._begin = failed, begin
@@ -76,19 +77,17 @@ class Listener:
 
     def take_all(self) -> None:
         """Take what has arrived by now, in the caller's thread: this one's may not have woken up yet."""
-        try:
-            while self._take():
-                pass
-        except Exception as error:  # what it is taken for goes on without
-            self._failed(error)
+        while self._attempt(self._take):
+            pass
 
     def _run(self) -> None:
         self._begin()
         while self._goes_on():
             try:
                 self._listen()
-            except Exception as error:  # the next message may be fine
+            except Exception as error:  # of waiting itself
                 self._failed(error)
+                self._stopping.wait(RETRY)
 
     def _goes_on(self) -> bool:
         return not self._stopping.is_set() and bool(self._context.ok())
@@ -108,9 +107,17 @@ class Listener:
                 wait_set.wait(LOOK_UP)
                 for event in events:
                     if event.is_ready(wait_set):
-                        event.callback(event.take_data())
+                        self._attempt(lambda event=event: event.callback(event.take_data()))
                 if wait_set.is_ready("subscription", index):
-                    self._take()
+                    self._attempt(self._take)
+
+    def _attempt(self, action: Callable[[], Any]) -> bool:
+        """Do something; return whether it was done and is true."""
+        try:
+            return bool(action())
+        except Exception as error:  # the next message may be fine
+            self._failed(error)
+            return False
 
     def _take(self) -> bool:
         subscription = self._subscription

@@ -93,7 +93,7 @@ class _Place:
 
 
 class Localization:
-    """Works on one frame at a time, in the worker's thread.
+    """Works on one frame at a time, in the images' thread.
 
     settings: replaced when parameters change.
     """

@@ -66,7 +66,7 @@ class Verdict:
 
 
 class Tracker:
-    """Confirms poses and keeps the state. Thread-safe: the worker observes, a timer looks at the clock."""
+    """Confirms poses and keeps the state. Thread-safe: one thread observes, another looks at the clock."""
 
     def __init__(self, options: TrackingOptions) -> None:
         self.options = options
