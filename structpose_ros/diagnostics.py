@@ -61,8 +61,10 @@ class _Rate:
         self._times: deque[float] = deque(maxlen=RATE_EVENTS)
 
     def happened(self, times: int = 1) -> None:
+        """Note that it happened, or so many times since the last time, which is taken for evenly."""
         now = time.monotonic()
-        self._times.extend(now for _ in range(min(times, RATE_EVENTS)))
+        step = (now - (self._times[-1] if self._times else now)) / times
+        self._times.extend(now - step * before for before in reversed(range(min(times, RATE_EVENTS))))
 
     def per_second(self) -> float:
         since = time.monotonic() - RATE_WINDOW
@@ -152,11 +154,13 @@ class Health:
     @contextmanager
     def working(self) -> Iterator[None]:
         """While a frame is worked on no image is taken, which is no silence of the camera's."""
-        self._working = True
+        with self._lock:
+            self._working = True
         try:
             yield
         finally:
-            self._working, self._image_at = False, time.monotonic()
+            with self._lock:
+                self._working, self._image_at = False, time.monotonic()
 
     def camera_info_received(self) -> None:
         """Count a CameraInfo that arrived."""

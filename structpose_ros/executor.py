@@ -28,7 +28,7 @@ class ThreadsExecutor(MultiThreadedExecutor):
     its wait returns at once while a message is unread. Where rclpy is mended (#1547), this changes nothing.
 
     The events of publishers and subscriptions, two or three of each, are looked at twice a second: rclpy
-    gathers anew what it waits for several times for each image, and most of that are events that never come.
+    gathers anew all that it waits for each time, and most of that are events that never come.
     The middleware keeps them until then. Who sleeps is not woken by one: a node has timers.
     """
 

@@ -19,7 +19,8 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.subscription import Subscription
 
 LOOK_UP = 1_000_000_000  # nanoseconds after which a wait looks whether the context is still there
-RETRY = 0.1  # seconds after which it is waited again where that failed
+RETRY, IN_A_ROW = 0.1, 10  # seconds before the next try where waiting failed, or so many messages in a row
+FASTEST, BURST = 1000.0, 100  # messages a second, and at once, that a publisher may send
 PLAUSIBLE_WAIT = 10.0  # seconds; a message that seems to have waited for longer says that the clock was set
 
 
@@ -42,7 +43,7 @@ class ListenerGroup(CallbackGroup):
 
 
 class Listener:
-    """Calls a subscription's callback with each message and its info, in a thread of its own; events' too.
+    """Calls a subscription's callback with each message and its info, and those of its events, in a thread.
 
     While a callback works nothing is taken, and the middleware keeps as many of the newest messages as the
     subscription's depth says. This waits in the way of `rclpy.wait_for_message`, always for the same.
@@ -64,6 +65,7 @@ class Listener:
         self._subscription, self._context = subscription, context
         self._failed, self._begin = failed, begin
         self._stopping, self._taking = threading.Event(), threading.Lock()
+        self._failures = 0  # in a row
         self._interrupt = GuardCondition(None, None, context)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -107,17 +109,26 @@ class Listener:
                 wait_set.wait(LOOK_UP)
                 for event in events:
                     if event.is_ready(wait_set):
-                        self._attempt(lambda event=event: event.callback(event.take_data()))
+                        self._attempt(self._handle, event)
                 if wait_set.is_ready("subscription", index):
                     self._attempt(self._take)
 
-    def _attempt(self, action: Callable[[], Any]) -> bool:
+    def _attempt(self, action: Callable[..., bool], *arguments: Any) -> bool:
         """Do something; return whether it was done and is true."""
         try:
-            return bool(action())
+            done = action(*arguments)
         except Exception as error:  # the next message may be fine
             self._failed(error)
+            self._failures += 1
+            if self._failures >= IN_A_ROW:  # nothing may have been taken, so that waiting returns at once
+                self._stopping.wait(RETRY)
             return False
+        self._failures = 0
+        return done
+
+    def _handle(self, event: Any) -> bool:
+        event.callback(event.take_data())
+        return True
 
     def _take(self) -> bool:
         subscription = self._subscription
@@ -129,19 +140,24 @@ class Listener:
 
 
 def arrival_time(info: Mapping[str, Any]) -> float:
-    """Return when a message arrived, in seconds of `time.perf_counter`, from its info."""
-    waited = 1e-9 * (time.time_ns() - info["received_timestamp"])
+    """Return when a message arrived, in seconds of `time.perf_counter`, from its info.
+
+    Where the middleware doesn't say, as CycloneDDS, it is when it was sent.
+    """
+    came_ns = info["received_timestamp"] or info["source_timestamp"]
+    waited = 1e-9 * (time.time_ns() - came_ns)
     return time.perf_counter() - (waited if 0.0 < waited < PLAUSIBLE_WAIT else 0.0)
 
 
 class MissedMessages:
     """How many messages of a topic never came to a subscription: replaced by newer ones, or lost on the way.
 
-    Known where the middleware numbers messages (not on Humble), and while one publisher is there.
+    Known where the middleware numbers messages (CycloneDDS doesn't) and rclpy tells (Humble's doesn't), and
+    while one publisher is there.
     """
 
     def __init__(self) -> None:
-        self._last: int | None = None
+        self._last: tuple[int, int] | None = None  # number, and when it was sent, in nanoseconds
 
     def before(self, info: Mapping[str, Any], publishers: Callable[[], int]) -> int:
         """Return how many are missing between the message before and the one of this info.
@@ -149,7 +165,11 @@ class MissedMessages:
         publishers: counts them; asked only where something is missing.
         """
         number, last = info.get("publication_sequence_number"), self._last
-        self._last = number
-        if number is None or last is None or number <= last + 1:  # one that began anew numbers from 1
+        self._last = None if number is None else (number, info["source_timestamp"])
+        if number is None or last is None:
             return 0
-        return int(number - last - 1) if publishers() == 1 else 0
+        missing = number - last[0] - 1  # negative: a publisher that began anew numbers from 1
+        possible = (
+            FASTEST * 1e-9 * (info["source_timestamp"] - last[1]) + BURST
+        )  # else it is another's number
+        return missing if 0 < missing <= possible and publishers() == 1 else 0

@@ -115,7 +115,8 @@ class StructposeRelocalizer(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         own, sending = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
         self.create_timer(DIAGNOSTICS_PERIOD, self._diagnostics.publish, callback_group=own, clock=steady)
-        self.create_timer(MODEL_FILE_PERIOD, self._look_at_model_file, callback_group=own, clock=steady)
+        looking = MutuallyExclusiveCallbackGroup()  # a file on a network may let itself be waited for
+        self.create_timer(MODEL_FILE_PERIOD, self._look_at_model_file, callback_group=looking, clock=steady)
         if self.settings.tf_mode == "map_to_odom":
             period = 1.0 / self.settings.tf_rate
             self._resending = self.create_timer(period, self._resend, callback_group=sending)
@@ -211,7 +212,7 @@ class StructposeRelocalizer(LifecycleNode):
         """Make ready for frames, then listen."""
         assert self._relocalizer is not None, "active without a model"
         self._relocalizer.gate = self.settings.gate
-        self._camera_infos = CameraInfos()
+        self._camera_infos, self._missed_images = CameraInfos(), MissedMessages()
         self._localization = Localization(
             self.settings,
             self._relocalizer,
@@ -342,9 +343,9 @@ class StructposeRelocalizer(LifecycleNode):
         self._take_camera_infos()  # its own may have come before it
         with self._health.working():
             self._localization.process(Arrival(message, arrived))
-        self._free_at = time.perf_counter()
         self._show_state()
         self._diagnostics.publish_if_changed()
+        self._free_at = time.perf_counter()
 
     def _wanted(self, arrived: float) -> bool:
         """Whether an image is to be localised, by `~/set_enabled`, `run.mode` and `run.max_rate`."""

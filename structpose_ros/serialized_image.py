@@ -71,7 +71,8 @@ def _string(serialized: bytes, at: int) -> tuple[str, int]:
     end = at + 4 + length
     if length == 0 or end > len(serialized) or serialized[end - 1] != 0:
         raise ValueError("expected a string that ends with a zero byte")
-    return serialized[at + 4 : end - 1].decode(errors="replace"), end
+    text = serialized[at + 4 : end].partition(b"\0")[0]  # as rclpy: a zero byte within it ends it too
+    return text.decode(errors="replace"), end
 
 
 def _aligned(at: int) -> int:

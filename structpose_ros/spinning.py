@@ -55,8 +55,8 @@ def run_nodes(make_nodes: Callable[[], list[Node]], name: str, args: list[str] |
 def share_heap() -> None:
     """Let all threads of this process allocate from one heap, where glibc would give each its own.
 
-    An image is taken by whichever thread is free, and each heap would come to hold as many images as were
-    ever in it at a time: memory would go on growing.
+    Threads of the middleware and of the node pass images on, and each heap would come to hold as many of them
+    as were ever in it at a time: memory would go on growing.
     """
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -85,6 +85,19 @@ def test_images_that_were_replaced_came_and_those_that_were_lost_did_not(
     assert float(values["image_rate_hz"]) == pytest.approx(49 / 0.9, abs=0.1)
 
 
+def test_the_period_of_a_camera_is_not_forgotten_over_a_long_frame(health: Health, clock: Clock) -> None:
+    """What was dropped meanwhile came in time, as far as is known."""
+    for _ in range(3):
+        clock.now += 1.0
+        health.received()
+    clock.now += 20.0
+    health.received(dropped=19)
+    clock.now += 2.9
+    assert health.condition().reason == "first_image"
+    clock.now += 0.2
+    assert health.condition().reason == "no_image"
+
+
 def test_a_gap_of_any_length_is_counted_in_little_time(health: Health) -> None:
     """Numbers come from whoever publishes."""
     health.received(dropped=2**62)

@@ -124,12 +124,8 @@ def others() -> list[tuple[nn.Module, tuple[int, int]]]:
         (nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 1, 1)), (8, 8)),
         (nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), halving), (8, 8)),
         (nn.Sequential(nn.Conv2d(3, 4, 5, 1, 2), nn.ReLU(), halving), (8, 8)),
-        (
-            nn.Sequential(
-                nn.Conv2d(3, 4, 3, 1, 1, dilation=1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1, groups=2)
-            ),
-            (8, 8),
-        ),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1, groups=2)), (8, 8)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1, dilation=2), nn.ReLU(), halving), (8, 8)),
         (pair(4), (7, 8)),
         (pair(4), (8, 7)),
         (TwoUsers(), (8, 8)),
@@ -152,6 +148,19 @@ def test_what_only_looks_alike_stays_as_it_is(module: nn.Module, size: tuple[int
     assert convolutions(lean) == convolutions(model)
     for one, other in zip(values(lean, image), values(model, image), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "AveragePool"])
+def test_padding_by_a_rule_is_left_alone(operator: str) -> None:
+    """torch writes none, but the standard has it."""
+    image = noise(1, 1, 8, 8)
+    model = exported(nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 6, 1)), image)
+    node = next(node for node in model.graph.node if node.op_type == operator)
+    for item in [item for item in node.attribute if item.name == "pads"]:
+        node.attribute.remove(item)
+    node.attribute.append(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
+    lean = with_lean_image_layers(model)
+    assert [node.op_type for node in lean.graph.node] == ["AveragePool", "Conv"]
 
 
 @pytest.mark.parametrize("first", [nn.AvgPool2d(4), nn.Conv2d(1, 7, 4, 4, bias=False)])

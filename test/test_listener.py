@@ -18,7 +18,8 @@ from rclpy.subscription import Subscription
 from ros_helpers import next_domain, ros_context
 from std_msgs.msg import String
 
-from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, arrival_time
+from structpose_ros import listener as under_test
+from structpose_ros.listener import IN_A_ROW, Listener, ListenerGroup, MissedMessages, arrival_time
 from structpose_ros.qos_watch import QosWatch
 
 DEADLINE = 10.0
@@ -243,32 +244,71 @@ def test_it_ends_with_its_context() -> None:
         node.destroy_node()
 
 
-def numbered(*numbers: int | None) -> list[dict[str, Any]]:
-    return [{"publication_sequence_number": number} for number in numbers]
+def sent(*numbers: int | None, every: float = 0.033) -> list[dict[str, Any]]:
+    """Return the infos of messages of these numbers, so many seconds from one to the next."""
+    return [
+        {"publication_sequence_number": number, "source_timestamp": round(1e9 * every * index)}
+        for index, number in enumerate(numbers)
+    ]
 
 
 def test_missed_messages_are_counted_by_their_numbers() -> None:
     missed = MissedMessages()
-    infos = numbered(7, 8, 11, 1, 2, 5)
+    infos = sent(7, 8, 11, 1, 2, 5)
     assert [missed.before(info, lambda: 1) for info in infos] == [0, 0, 2, 0, 0, 2], "1: began anew"
 
 
 def test_nothing_is_said_of_missed_messages_of_several_publishers_or_without_numbers() -> None:
     missed = MissedMessages()
-    assert [missed.before(info, lambda: 2) for info in numbered(7, 1000)] == [0, 0]
-    assert [missed.before(info, lambda: 1) for info in numbered(None, 1005, None)] == [0, 0, 0]
+    assert [missed.before(info, lambda: 2) for info in sent(7, 20)] == [0, 0]
+    assert [missed.before(info, lambda: 1) for info in sent(None, 25, None)] == [0, 0, 0]
     assert MissedMessages().before({}, lambda: 1) == 0
+
+
+def test_a_number_that_no_publisher_can_have_reached_is_anothers() -> None:
+    """One of two publishers has gone: the numbers go on with those of the other."""
+    missed = MissedMessages()
+    assert [missed.before(info, lambda: 1) for info in sent(5, 10_000, 10_003, 2**62)] == [0, 0, 2, 0]
+    slow = MissedMessages()
+    assert [slow.before(info, lambda: 1) for info in sent(5, 10_000, every=10.0)] == [0, 9994]
+    burst = MissedMessages()
+    assert [burst.before(info, lambda: 1) for info in sent(1, 50, every=0.0)] == [0, 48]
 
 
 def test_publishers_are_counted_only_where_something_is_missing() -> None:
     missed = MissedMessages()
-    assert [missed.before(info, lambda: 1 // 0) for info in numbered(1, 2, 3, 3)] == [0, 0, 0, 0]
+    assert [missed.before(info, lambda: 1 // 0) for info in sent(1, 2, 3, 3)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("waited", "believed"), [(0.25, 0.25), (-3.0, 0.0), (3600.0, 0.0)])
 def test_the_arrival_of_a_message_is_that_of_the_middleware(waited: float, believed: float) -> None:
-    """Unless the clock was set meanwhile."""
-    info = {"received_timestamp": time.time_ns() - round(1e9 * waited)}
-    before = time.perf_counter()
-    arrived = arrival_time(info)
-    assert -1e-4 < arrived + believed - before < 1.0
+    """Unless the clock was set meanwhile; where it doesn't say, it is when the message was sent."""
+    then = time.time_ns() - round(1e9 * waited)
+    for info in (
+        {"received_timestamp": then, "source_timestamp": 1},
+        {"received_timestamp": 0, "source_timestamp": then},
+    ):
+        before = time.perf_counter()
+        arrived = arrival_time(info)
+        assert -0.01 < arrived + believed - before < 1.0
+
+
+def test_a_listener_that_fails_again_and_again_takes_breath(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that can't even be taken makes each wait return at once."""
+    monkeypatch.setattr(under_test, "RETRY", 3600.0)
+    failures: list[Exception] = []
+    enough = threading.Event()
+
+    def failed(error: Exception) -> None:
+        failures.append(error)
+        if len(failures) == IN_A_ROW:
+            enough.set()
+
+    listener = Listener(bench.subscription, bench.node.context, "ear", failed)
+    monkeypatch.setattr(listener, "_take", lambda: 1 // 0)
+    bench.say("one")
+    assert enough.wait(DEADLINE)
+    listener.stop()
+    assert len(failures) == IN_A_ROW

@@ -475,6 +475,7 @@ def test_a_missing_image_was_replaced_if_the_node_was_busy_and_lost_if_it_was_no
         def come(number: int, waited: float) -> tuple[str, str]:
             received = time.time_ns() - round(1e9 * waited)
             facts = {"publication_sequence_number": number, "received_timestamp": received}
+            facts |= {"source_timestamp": time.time_ns()}
             node._on_image(Image(), facts)
             _, values = node._health.report()
             return values["frames_dropped"], values["frames_lost"]
@@ -486,6 +487,10 @@ def test_a_missing_image_was_replaced_if_the_node_was_busy_and_lost_if_it_was_no
         assert come(1, 0.0) == ("1", "3")
         node._images.publishers = lambda: 2  # type: ignore[method-assign]
         assert come(9, 0.0) == ("1", "3")
+        node._images.publishers = lambda: 1  # type: ignore[method-assign]
+        node.trigger_deactivate()
+        node.trigger_activate()
+        assert come(20, 0.0) == ("1", "3"), "what came while the node was inactive was not lost"
 
 
 def test_autostart_leaves_the_node_to_who_was_faster(model: Path, capfd: pytest.CaptureFixture[str]) -> None:

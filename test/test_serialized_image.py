@@ -43,6 +43,13 @@ def test_every_field_is_as_it_was_sent(image: Image) -> None:
     assert bytes(view.data) == image.data.tobytes()
 
 
+def test_a_zero_byte_ends_a_string_as_for_rclpy() -> None:
+    serialized = serialize_message(Image(encoding="axb")).replace(b"axb", b"a\0b")
+    assert (
+        image_from_serialized(serialized).encoding == deserialize_message(serialized, Image).encoding == "a"
+    )
+
+
 def test_the_pixels_are_viewed() -> None:
     serialized = serialize_message(Image(data=array.array("B", range(200))))
     view = image_from_serialized(serialized)

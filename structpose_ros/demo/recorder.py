@@ -90,12 +90,14 @@ def main(argv: list[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     announced = False
-    while not stopping.is_set():
-        executor.spin_once(timeout_sec=0.1)
-        if not announced and node.publishers_found():
-            print(RECORDER_READY, flush=True)
-            announced = True
-    node.stop()
+    try:
+        while not stopping.is_set():
+            executor.spin_once(timeout_sec=0.1)
+            if not announced and node.publishers_found():
+                print(RECORDER_READY, flush=True)
+                announced = True
+    finally:
+        node.stop()
     content = {"poses": node.poses, "transforms": node.transforms, "diagnostics": node.diagnostics}
     write_atomic(arguments.out, json.dumps(content).encode())
     rclpy.try_shutdown()

@@ -64,7 +64,8 @@ def _merge_pointwise(graph: onnx.GraphProto, second: onnx.NodeProto, shapes: Sha
 def _kernels(graph: onnx.GraphProto, node: onnx.NodeProto, shapes: Shapes) -> Array | None:
     """Return the kernels (C, h, w) of a pooling or a convolution of one channel, without constant terms."""
     if node.op_type == "AveragePool":
-        if shapes.get(node.input[0], (0, 0))[1] != 1 or _attribute(node, "ceil_mode", 0):
+        plain = set(_attribute(node, "dilations", [1])) == {1} and not _attribute(node, "ceil_mode", 0)
+        if not plain or _is_padded_by_rule(node) or shapes.get(node.input[0], ())[1:2] != (1,):
             return None
         size = _attribute(node, "kernel_shape", [])
         return np.full((1, *size), 1.0 / np.prod(size), dtype=np.float32)
@@ -120,9 +121,14 @@ def _is_even(shape: tuple[int, ...]) -> bool:
 def _weights(graph: onnx.GraphProto, node: onnx.NodeProto) -> Array | None:
     """Return the weights (O, C, h, w) of a convolution without groups or dilation; None of anything else."""
     usual = _attribute(node, "group", 1) == 1 and set(_attribute(node, "dilations", [1])) == {1}
-    if node.op_type != "Conv" or not usual:
+    if node.op_type != "Conv" or not usual or _is_padded_by_rule(node):
         return None
     return constant_of(graph, node.input[1])
+
+
+def _is_padded_by_rule(node: onnx.NodeProto) -> bool:
+    """Whether the padding is not written down, but follows from sizes."""
+    return bool(_attribute(node, "auto_pad", b"NOTSET") != b"NOTSET")
 
 
 def _strides(node: onnx.NodeProto) -> list[int]:

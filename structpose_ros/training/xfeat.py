@@ -83,7 +83,7 @@ class XFeat(nn.Module):
             nn.Conv2d(64, CELL**2 + 1, 1),
         )
         # A product for the mean of the channels, and a convolution that makes channels of a cell's pixels:
-        # ONNX Runtime takes several times longer for what is meant for it.
+        # ONNX Runtime takes several times longer for ReduceMean, Reshape and Transpose.
         self.register_buffer("mean_of_rgb", torch.full((1, 3), 1.0 / 3.0), persistent=False)
         self.register_buffer("unshuffle", torch.eye(CELL**2).reshape(-1, 1, CELL, CELL), persistent=False)
 
