@@ -517,6 +517,7 @@ def test_the_node_publishes_what_these_files_rely_on(tmp_path: Path) -> None:
     """The table above, read from a running node; and what the diagnostics panels select."""
     pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
     from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
     from ros_helpers import NodeProcess, Peer, next_domain, ros_context
 
     domain = next_domain()
@@ -525,16 +526,23 @@ def test_the_node_publishes_what_these_files_rely_on(tmp_path: Path) -> None:
         with ros_context(domain) as context:
             peer = Peer(context)
             peer.wait(lambda: peer.diagnostics, "diagnostics")
+
+            def publishers(topic: str) -> list[TopicEndpointInfo]:
+                found = peer.node.get_publishers_info_by_topic(topic)
+                return [item for item in found if item.node_name == NODE]
+
             for topic, output in OUTPUTS.items():
-                endpoints = [
-                    item for item in peer.node.get_publishers_info_by_topic(topic) if item.node_name == NODE
-                ]
+                peer.wait(lambda topic=topic: publishers(topic), f"a publisher of {topic}")
+                endpoints = publishers(topic)
                 assert [item.topic_type for item in endpoints] == [output.kind.replace("/", "/msg/")], topic
                 qos = endpoints[0].qos_profile
                 assert qos.reliability is ReliabilityPolicy.RELIABLE
                 assert (qos.durability is DurabilityPolicy.TRANSIENT_LOCAL) == output.latched, topic
-            services = peer.node.get_service_names_and_types_by_node(NODE, "/")
-            assert {name for name, _ in services} >= SERVICES
+
+            def services() -> set[str]:
+                return {name for name, _ in peer.node.get_service_names_and_types_by_node(NODE, "/")}
+
+            peer.wait(lambda: services() >= SERVICES, "the services")
             panel = foxglove_layout()["configById"]["DiagnosticStatusPanel!node"]
             status = peer.diagnostics[-1]
             assert (status.hardware_id, status.name) == (panel["selectedHardwareId"], panel["selectedName"])
