@@ -49,9 +49,10 @@ DEV = [
 ]
 
 # A plain library, without headers of Python. Where there is no C++ compiler, NumPy does the same.
-SOLVE = Extension(
-    f"{PACKAGE}._solve",
-    ["native/solve.cpp"],
+NATIVE = Extension(
+    f"{PACKAGE}._native",
+    ["native/pixels.cpp", "native/solve.cpp"],
+    depends=["native/vectors.h"],
     language="c++",
     extra_compile_args=["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"],
     optional=True,
@@ -92,7 +93,7 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
-    ext_modules=[SOLVE],
+    ext_modules=[NATIVE],
     zip_safe=False,
     author="The structpose_ros authors",
     maintainer="The structpose_ros authors",

@@ -14,11 +14,7 @@
 #include <numeric>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDEST_VECTORS __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
-#else
-#define WIDEST_VECTORS
-#endif
+#include "vectors.h"
 
 namespace {
 
@@ -217,8 +213,11 @@ WIDEST_VECTORS double score(const double *seen, const double *b, int n, const do
   return sum;
 }
 
+using Flags = std::array<std::uint64_t, kMatches / 64>;
+
 // Which matches agree with match i: as far from it in the map as before the camera. Rows x, y, z of both, centred.
-WIDEST_VECTORS void agreeing(const float *a, const float *b, const float *tolerance, int n, int i, unsigned char *agree) {
+WIDEST_VECTORS void agreeing(const float *a, const float *b, const float *tolerance, int n, int i, std::uint64_t *flags) {
+  unsigned char agree[kMatches] = {};
   const float *ax = a, *ay = a + n, *az = a + 2 * n, *bx = b, *by = b + n, *bz = b + 2 * n;
   const float ax0 = ax[i], ay0 = ay[i], az0 = az[i], bx0 = bx[i], by0 = by[i], bz0 = bz[i], own = tolerance[i];
 #pragma omp simd
@@ -228,6 +227,12 @@ WIDEST_VECTORS void agreeing(const float *a, const float *b, const float *tolera
     const float in_camera = std::sqrt(px * px + py * py + pz * pz), in_map = std::sqrt(qx * qx + qy * qy + qz * qz);
     const float allowed = tolerance[j] > own ? tolerance[j] : own;
     agree[j] = (std::abs(in_camera - in_map) < allowed) & (in_camera + in_map > 2.0f * kLeastSpan);
+  }
+  for (int word = 0; word < kMatches / 64; ++word) {
+    std::uint64_t bits = 0;
+#pragma omp simd reduction(| : bits)
+    for (int j = 0; j < 64; ++j) bits |= static_cast<std::uint64_t>(agree[64 * word + j]) << j;
+    flags[word] = bits;
   }
 }
 
@@ -239,8 +244,6 @@ std::vector<float> centred(const double *rows, int n) {
   }
   return result;
 }
-
-using Flags = std::array<std::uint64_t, kMatches / 64>;
 
 // How many matches agree with both of two, (n, n), where these agree with each other.
 WIDEST_VECTORS void common(const Flags *agree, int n, unsigned char *support) {
@@ -260,12 +263,7 @@ std::vector<double> supporters(const double *a, const double *b, int n, int star
   std::vector<float> tolerance(n);
   for (int i = 0; i < n; ++i) tolerance[i] = static_cast<float>(tolerance_at(a[2 * n + i]));
   std::vector<Flags> agree(n);
-  std::array<unsigned char, kMatches> flags;
-  for (int i = 0; i < n; ++i) {
-    agreeing(in_camera.data(), in_map.data(), tolerance.data(), n, i, flags.data());
-    agree[i] = {};
-    for (int j = 0; j < n; ++j) agree[i][j / 64] |= static_cast<std::uint64_t>(flags[j]) << (j % 64);
-  }
+  for (int i = 0; i < n; ++i) agreeing(in_camera.data(), in_map.data(), tolerance.data(), n, i, agree[i].data());
   std::vector<unsigned char> support(n * n), most(n);  // a match agrees with at most 127 others
   common(agree.data(), n, support.data());
   std::vector<double> remaining(n);
@@ -387,9 +385,6 @@ void normal_equations(const double *s, double m[6][6]) {
 
 extern "C" {
 
-// To be raised with any change of the arguments below, and in compiled.py: a library may be left of another release.
-int structpose_solve_version() { return 1; }
-
 // consensus.consensus: a and b (3, n), weights (n,) in; n weights out.
 void structpose_consensus(const double *a_rows, const double *b_rows, const double *given, int n, int starts,
                           double *result) {
@@ -408,9 +403,9 @@ void structpose_consensus(const double *a_rows, const double *b_rows, const doub
     return;
   }
   const int count = std::min<int>(kMatches, static_cast<int>(order.size()));
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int i, int j) {
-    return weights[i] > weights[j] || (weights[i] == weights[j] && i < j);
-  });
+  const auto heavier = [&](int i, int j) { return weights[i] > weights[j] || (weights[i] == weights[j] && i < j); };
+  std::nth_element(order.begin(), order.begin() + (count - 1), order.end(), heavier);
+  std::sort(order.begin(), order.begin() + count, heavier);
   std::vector<double> matched_a(3 * count), matched_b(3 * count), matched_weights(count), weighed(count);
   for (int k = 0; k < count; ++k) {
     for (int row = 0; row < 3; ++row) {

@@ -1,6 +1,6 @@
-"""The solve's inner loops, compiled where a C++ compiler was there at installation; otherwise NumPy's.
+"""A frame's inner loops, compiled where a C++ compiler was there at installation, else NumPy's and OpenCV's.
 
-Both compute the same; `native/solve.cpp` takes a quarter of the time.
+Both compute the same; `native/` takes a fraction of the time.
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ import numpy.typing as npt
 
 from structpose_ros import consensus as _consensus
 from structpose_ros import kabsch as _kabsch
+from structpose_ros import pixels as _pixels
 from structpose_ros import refinement as _refinement
 from structpose_ros.kabsch import Rigid
 from structpose_ros.refinement import Refined
 
 Array = npt.NDArray[np.float64]
-_VERSION = 1  # of the functions' arguments, as `native/solve.cpp` has it
+Floats = npt.NDArray[np.float32]
+_VERSION = 2  # of the functions' arguments, as `native/pixels.cpp` has it
 _ARRAY = np.ctypeslib.ndpointer(np.float64, flags="C_CONTIGUOUS")
+_FLOATS = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
 
 
 def load(folder: Path) -> ctypes.CDLL | None:
     """Return the library in a folder; None where none was built, or one for another machine or release."""
-    paths = [folder / f"_solve{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    paths = [folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-        if library.structpose_solve_version() != _VERSION:
+        if library.structpose_native_version() != _VERSION:
             return None
     except (OSError, AttributeError):
         return None
@@ -47,6 +50,11 @@ def load(folder: Path) -> ctypes.CDLL | None:
         *(_ARRAY, _ARRAY, _ARRAY, _ARRAY),
     ]
     library.structpose_refine.restype = whole
+    library.structpose_scaled_planes.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_ssize_t, whole, whole),
+        *(_FLOATS, _FLOATS, _FLOATS),
+    ]
+    library.structpose_scaled_planes.restype = None
     return library
 
 
@@ -112,3 +120,13 @@ def refine(
     if not determined:
         raise np.linalg.LinAlgError("the pose is undetermined")
     return Refined(pose[:9].reshape(3, 3), pose[9:], last_weights, normal_matrix, squared_errors, distances)
+
+
+def scaled_planes(image: npt.NDArray[np.uint8], scale: Floats, shift: Floats, out: Floats) -> None:
+    """See `pixels.scaled_planes`."""
+    row_bytes, *within_row = image.strides
+    if LIBRARY is None or within_row != [3, 1]:
+        return _pixels.scaled_planes(image, scale, shift, out)
+    height, width = image.shape[:2]
+    LIBRARY.structpose_scaled_planes(image.ctypes.data, row_bytes, height, width, scale, shift, out)
+    return None

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from structpose_ros import contract as names
 from structpose_ros.backend import Model, open_backend
 from structpose_ros.bound_session import DEVICES, BoundSession
 from structpose_ros.camera import Camera
+from structpose_ros.compiled import scaled_planes
 from structpose_ros.contract import ModelContract, ModelFileError
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.onnx_files import expect_loadable, has_external_data
@@ -76,14 +76,9 @@ def normalized_tensor(
     """
     height, width = image_rgb.shape[:2]
     tensor = np.empty((1, 3, height, width), dtype=np.float32) if out is None else out
-    scale = (1.0 / (255.0 * np.asarray(contract.normalization_std))).astype(np.float32)
-    offset = (np.asarray(contract.normalization_mean) / np.asarray(contract.normalization_std)).astype(
-        np.float32
-    )
-    # Scaled and shifted on the way from bytes to numbers; NumPy takes a pass for each, over numbers.
-    for channel, plane in enumerate(cv2.split(image_rgb)):
-        shift = -float(offset[channel])
-        cv2.addWeighted(plane, float(scale[channel]), plane, 0.0, shift, tensor[0, channel], cv2.CV_32F)
+    mean, std = np.asarray(contract.normalization_mean), np.asarray(contract.normalization_std)
+    scale, shift = (1.0 / (255.0 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    scaled_planes(image_rgb, scale, shift, tensor[0])
     return tensor
 
 
@@ -95,10 +90,11 @@ def prediction_from_outputs(
     offsets: npt.NDArray[np.float32] | None = None,
 ) -> Prediction:
     """Turn the graph's outputs (1, 1, h, w), (1, 3, h, w), (1, 1, h, w), (1, 2, h, w) into a `Prediction`."""
-    centred = scene_coordinates[0].transpose(1, 2, 0)
+    mean = np.asarray(contract.scene_mean, dtype=np.float64)
+    in_map = scene_coordinates[0] + mean[:, None, None]
     return Prediction(
         depth[0, 0],
-        centred + np.asarray(contract.scene_mean, dtype=np.float64),
+        in_map.transpose(1, 2, 0),
         weights[0, 0],
         None if offsets is None else offsets[0].transpose(1, 2, 0),
     )

@@ -1,4 +1,4 @@
-"""The compiled loops of the solve against NumPy's, which say what they compute."""
+"""The compiled loops of a frame against NumPy's and OpenCV's, which say what they compute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structpose_ros import compiled, consensus, kabsch, refinement
+from structpose_ros import compiled, consensus, kabsch, pixels, refinement
 from structpose_ros.alignment import AlignmentOptions, PoseEstimate, align
 from structpose_ros.geometry import rotation_from_vector, transform, transform_points
 
@@ -56,13 +56,13 @@ def test_it_was_built() -> None:
 def test_a_library_of_another_machine_or_release_is_left_alone(tmp_path: Path) -> None:
     assert compiled.load(tmp_path) is None
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
-    built = (Path(compiled.__file__).parent / f"_solve{suffix}").read_bytes()
-    copy = tmp_path / f"_solve{suffix}"
+    built = (Path(compiled.__file__).parent / f"_native{suffix}").read_bytes()
+    copy = tmp_path / f"_native{suffix}"
     copy.write_bytes(b"of another machine")
     assert compiled.load(tmp_path) is None
     other = tmp_path / "other"
     other.mkdir()
-    (other / copy.name).write_bytes(built.replace(b"structpose_solve_version", b"structpose_solve_edition"))
+    (other / copy.name).write_bytes(built.replace(b"structpose_native_version", b"structpose_native_edition"))
     assert compiled.load(other) is None
     same = tmp_path / "same"
     same.mkdir()
@@ -186,6 +186,37 @@ def test_points_that_leave_the_pose_open_are_an_error_of_both() -> None:
     for refine in (compiled.refine, refinement.refine):
         with pytest.raises(np.linalg.LinAlgError):
             refine(*arguments)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> npt.NDArray[np.uint8]:
+    """RGB as cameras send it: rows with or without something behind them, cut out, upside down, mirrored."""
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 100))
+    padding = draw(st.integers(0, 7))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = random.integers(0, 256, (height, 3 * width + padding), dtype=np.uint8)
+    image = rows[:, : 3 * width].reshape(height, width, 3) if padding == 0 else _view_of(rows, width)
+    step_y, step_x, step_channel = (draw(st.sampled_from([1, -1])) for _ in range(3))
+    return image[::step_y, ::step_x, ::step_channel]
+
+
+def _view_of(rows: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
+    strides = (rows.strides[0], 3, 1)
+    return np.ndarray((len(rows), width, 3), np.uint8, buffer=rows, strides=strides)
+
+
+@needs_library
+@settings(max_examples=100, deadline=None)
+@given(images())
+def test_the_planes_are_opencvs(image: npt.NDArray[np.uint8]) -> None:
+    scale, shift = np.float32([0.017, 0.25, 1.0]), np.float32([-2.1, 0.0, 128.0])
+    expected, found = np.full((2, 3, *image.shape[:2]), np.nan, dtype=np.float32)
+    pixels.scaled_planes(image, scale, shift, expected)
+    compiled.scaled_planes(image, scale, shift, found)
+    for channel in range(3):
+        numbers = image[..., channel] * np.float64(scale[channel]) + shift[channel]
+        np.testing.assert_allclose(expected[channel], numbers, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found[channel], numbers, rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

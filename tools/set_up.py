@@ -28,7 +28,7 @@ LOGS = VENV / "log"
 REQUIREMENTS = ROOT / "tools" / "requirements"
 XFEAT_LIST = REQUIREMENTS / "xfeat.txt"
 BARE_ROS = ROOT / "tools" / "bare_ros"
-PACKAGING = (ROOT / "setup.py", ROOT / "setup.cfg", ROOT / "native" / "solve.cpp")
+PACKAGING = (ROOT / "setup.py", ROOT / "setup.cfg", *sorted((ROOT / "native").iterdir()))
 LOG_LINES_SHOWN = 15
 EXTRA_CLAUSE = re.compile(r'( and )?extra == "[^"]*"')
 PIP_CHATTER = ("Ignoring ", "Looking in ", "WARNING: Location ")
