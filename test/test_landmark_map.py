@@ -24,6 +24,7 @@ from landmark_files import (
 from model_files import write_model
 from recordings import frame, pose
 from torch import Tensor
+from torch.nn import functional
 
 from structpose_ros.camera import Camera
 from structpose_ros.cli import main
@@ -126,12 +127,27 @@ def test_descriptors_are_sampled_at_the_keypoints() -> None:
     points = keypoints_of(constructed(7.0 * ramp)[1])
     place = ((points.pixels[0] - 3.5) / 8.0).numpy()  # in cells
     place = np.clip(place, 0.0, np.array([5.0, 3.0])[:, None, None])  # beyond the outermost centres: theirs
-    descriptors = points.descriptors[0].numpy()
+    descriptors = points.descriptors[0].permute(2, 0, 1).numpy()
     np.testing.assert_allclose(np.linalg.norm(descriptors, axis=0), 1.0, rtol=1e-6)
     # The third component bends a little between the cells; the first two don't.
     slope = np.array([0.05, 0.1])[:, None, None]
     np.testing.assert_allclose(descriptors[:2], slope * place, atol=1e-3)
     assert (descriptors[3:] == 0.0).all()
+
+
+@pytest.mark.parametrize("size", [(4, 6), (1, 5), (5, 1), (1, 1)])
+def test_descriptors_are_sampled_as_torch_samples(size: tuple[int, int]) -> None:
+    """Of several images, at their edges and where there is no next row or column."""
+    height, width = size
+    generator = torch.Generator().manual_seed(5)
+    dense = torch.randn(2, 64, height, width, generator=generator)
+    logits = torch.randn(2, 65, height, width, generator=generator)
+    points = keypoints_of(Features(dense, logits, torch.ones(2, 1, height, width)))
+    grid = (points.pixels.permute(0, 2, 3, 1) + 0.5) / torch.tensor([8.0 * width, 8.0 * height]) * 2.0 - 1.0
+    unit = functional.normalize(dense, dim=1)
+    expected = functional.grid_sample(unit, grid, padding_mode="border", align_corners=False)
+    expected = functional.normalize(expected, dim=1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(points.descriptors, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_strongest_of_four_keeps_its_pixel_and_descriptor() -> None:
@@ -142,16 +158,22 @@ def test_the_strongest_of_four_keeps_its_pixel_and_descriptor() -> None:
         torch.ones(2, 1, 6, 8),
     )
     points, best = keypoints_of(features), strongest_of(features)
-    assert best.descriptors.shape == (2, 64, 3, 4)
+    assert best.descriptors.shape == (2, 3, 4, 64)
     for batch in range(2):
         for row in range(3):
             for column in range(4):
                 group = points.scores[batch, 0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
                 down, across = divmod(int(group.argmax()), 2)
-                at = (batch, slice(None), 2 * row + down, 2 * column + across)
-                for name in ("pixels", "scores", "descriptors"):
-                    found = getattr(best, name)[batch, :, row, column]
-                    torch.testing.assert_close(found, getattr(points, name)[at], rtol=1e-6, atol=1e-6)
+                at = (2 * row + down, 2 * column + across)
+                for name in ("pixels", "scores"):
+                    found, expected = getattr(best, name)[batch], getattr(points, name)[batch]
+                    torch.testing.assert_close(
+                        found[:, row, column], expected[(slice(None), *at)], rtol=1e-6, atol=1e-6
+                    )
+                descriptors = best.descriptors[batch, row, column]
+                torch.testing.assert_close(
+                    descriptors, points.descriptors[(batch, *at)], rtol=1e-6, atol=1e-6
+                )
 
 
 def test_a_score_is_the_probability_among_all_that_a_cell_may_hold() -> None:

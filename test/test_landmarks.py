@@ -105,7 +105,7 @@ def test_keypoints_stand_on_their_pixels() -> None:
     assert found.pixels[0, :, 1, 2].tolist() == [8 * 2 + 1.0, 8 * 1 + 5.0]
     assert found.scores[0, 0, 0, 0].item() == pytest.approx(1.0, abs=1e-4)
     assert found.scores[0, 0, 0, 1].item() < 1e-4
-    np.testing.assert_allclose(found.descriptors.norm(dim=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(found.descriptors.norm(dim=-1), 1.0, atol=1e-6)
 
 
 def test_descriptors_are_sampled_where_the_keypoint_is() -> None:
@@ -116,7 +116,7 @@ def test_descriptors_are_sampled_where_the_keypoint_is() -> None:
     found = keypoints_of(Features(dense, logits, torch.ones(1, 1, 1, 4)))
     share = 3.5 / 8  # linear between the cells' descriptors
     expected = (1 - share) * dense[0, :, 0, 1] + share * dense[0, :, 0, 2]
-    np.testing.assert_allclose(found.descriptors[0, :, 0, 1], expected / expected.norm(), atol=1e-6)
+    np.testing.assert_allclose(found.descriptors[0, 0, 1], expected / expected.norm(), atol=1e-6)
 
 
 def test_a_view_of_the_map_finds_itself() -> None:

@@ -38,7 +38,7 @@ class Keypoints:
     """Points of images, one for each cell of h x w.
 
     pixels: (B, 2, h, w) of the image, x and y, whole numbers. scores: (B, 1, h, w) probability that there is
-    a keypoint. descriptors: (B, 64, h, w), of length 1.
+    a keypoint. descriptors: (B, h, w, 64), of length 1.
     """
 
     pixels: Tensor
@@ -80,8 +80,8 @@ class LandmarkNetwork(nn.Module):
             offsets (B, 2, h, w) pixels from the cells' centres to the keypoints that all this is said of.
         """
         points = strongest_of(self.xfeat(image_B3HW))
-        batch, _, h, w = points.descriptors.shape
-        queries = points.descriptors.flatten(2).transpose(1, 2)  # (B, N, 64)
+        batch, h, w, _ = points.descriptors.shape
+        queries = points.descriptors.flatten(1, 2)  # (B, N, 64)
         nearest = torch.argmax(self._likeness(queries), dim=2)  # (B, N)
         similarity = (queries * self.keys[nearest]).sum(dim=2).reshape(batch, 1, h, w)
         weights = torch.exp((similarity - 1.0) / self.temperature) * (points.scores > LEAST_SCORE)
@@ -207,13 +207,26 @@ def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _descriptors_at(pixels: Tensor, descriptors: Tensor) -> Tensor:
-    """Return descriptors (B, 64, h, w), of length 1, at pixels (B, 2, h, w) of the image."""
-    h, w = descriptors.shape[2:]
-    size = torch.tensor([w * CELL, h * CELL]).to(pixels)
-    grid = (pixels.permute(0, 2, 3, 1) + 0.5) / size * 2.0 - 1.0
-    dense = functional.normalize(descriptors, dim=1)
-    sampled = functional.grid_sample(dense, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return functional.normalize(sampled, dim=1)
+    """Return descriptors (B, h, w, 64), of length 1, at pixels (B, 2, h, w) of the image.
+
+    Of descriptors (B, 64, H, W) of length 1 at the cells' centres, interpolated linearly. Whole ones are
+    gathered: ONNX Runtime's GridSample gathers number by number, which takes twice as long.
+    """
+    batch, channels, height, width = descriptors.shape
+    rows = functional.normalize(descriptors, dim=1).flatten(2).transpose(1, 2).reshape(-1, channels)
+    x, y = ((pixels + 0.5) / CELL - 0.5).unbind(1)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
+    across, down = (
+        min(1, width - 1),
+        width * min(1, height - 1),
+    )  # to the next column and row, if there is one
+    first = torch.arange(batch, device=rows.device)[:, None, None] * (height * width)  # of each image
+    index = first + (top * width + left).long()
+    right, below = (x - left)[..., None], (y - top)[..., None]
+    upper = rows[index] * (1.0 - right) + rows[index + across] * right
+    lower = rows[index + down] * (1.0 - right) + rows[index + down + across] * right
+    return functional.normalize(upper * (1.0 - below) + lower * below, dim=-1)
 
 
 @torch.no_grad()
@@ -245,7 +258,7 @@ def collect(network: LandmarkNetwork, frames: Iterable[Frame], camera: Camera, s
         reliability = features.reliability.flatten().cpu().numpy()
         kept.append(
             Landmarks(
-                points.descriptors[0].flatten(1).T.cpu()[torch.from_numpy(usable)],
+                points.descriptors[0].flatten(0, 1).cpu()[torch.from_numpy(usable)],
                 labelled[usable, :3],
                 labelled[usable, 3].astype(np.float32),
                 (scores * reliability)[usable],
