@@ -108,17 +108,17 @@ class CameraInfos:
     def __init__(self) -> None:
         self._by_stamp: dict[int, CameraInfo] = {}
         self._latest: CameraInfo | None = None
+        self._latest_calibration: tuple[object, ...] = ()  # of the latest
         self._asked: int | None = None
         self._alike = 0  # how many of the last messages describe the same camera
         self._arrived = threading.Condition()
 
     def add(self, message: CameraInfo) -> None:
         """Remember a message, in place of the oldest when there are too many."""
-        stamp = nanoseconds_from_stamp(message.header.stamp)
+        stamp, calibration = nanoseconds_from_stamp(message.header.stamp), _calibration(message)
         with self._arrived:
-            same = self._latest is not None and _calibration(message) == _calibration(self._latest)
-            self._alike = self._alike + 1 if same else 1
-            self._latest = message
+            self._alike = self._alike + 1 if calibration == self._latest_calibration else 1
+            self._latest, self._latest_calibration = message, calibration
             self._by_stamp.pop(stamp, None)
             self._by_stamp[stamp] = message
             if len(self._by_stamp) > self.CAPACITY:

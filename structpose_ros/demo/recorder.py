@@ -29,7 +29,8 @@ from structpose_ros.training.frames import write_atomic
 class DemoRecorder(Node):
     """Collects `pose`, the transforms on /tf and the latest diagnostics.
 
-    Poses have a thread of their own: rclpy's executor would add its part of a millisecond to each.
+    Poses have a thread of their own, and transforms another: rclpy's executor would add its part of a
+    millisecond to each pose, and take half a one from the node where the cores are few.
     """
 
     def __init__(self) -> None:
@@ -41,23 +42,27 @@ class DemoRecorder(Node):
         poses = self.create_subscription(
             PoseStamped, "pose", self._on_pose, 50, callback_group=ListenerGroup()
         )
-        self._listener = Listener(poses, self.context, "poses", self._on_error)
-        self._subscriptions_kept = [
-            poses,
-            self.create_subscription(TFMessage, "/tf", self._on_tf, 50),
-            self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10),
+        transforms = self.create_subscription(
+            TFMessage, "/tf", self._on_tf, 50, callback_group=ListenerGroup()
+        )
+        self._listeners = [
+            Listener(poses, self.context, "poses", self._on_error),
+            Listener(transforms, self.context, "transforms", self._on_error),
         ]
+        diagnostics = self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._subscriptions_kept = [poses, transforms, diagnostics]
 
     def publishers_found(self) -> bool:
         """Whether somebody publishes `pose`."""
         return self.count_publishers("pose") > 0
 
     def stop(self) -> None:
-        """Take no more poses."""
-        self._listener.stop()
+        """Take no more poses and transforms."""
+        for listener in self._listeners:
+            listener.stop()
 
     def _on_error(self, error: Exception) -> None:
-        self.get_logger().error(f"a pose was not recorded: {one_line(error)}")
+        self.get_logger().error(f"a message was not recorded: {one_line(error)}")
 
     def _on_pose(self, message: PoseStamped, _: Mapping[str, Any]) -> None:
         received_ns = time.time_ns()
@@ -71,7 +76,7 @@ class DemoRecorder(Node):
             }
         )
 
-    def _on_tf(self, message: TFMessage) -> None:
+    def _on_tf(self, message: TFMessage, _: Mapping[str, Any]) -> None:
         self.transforms += len(message.transforms)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
