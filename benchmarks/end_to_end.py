@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,24 @@ EACH = {"gate.consistency_frames": "1"}  # a tour that is shown faster than it w
 FIRST_FRAMES = 10  # after which the node's memory is looked at first
 
 
+IN_TURN, LOOKED_AT = "10 Hz, in turn with the bare network", "10 Hz, looked at, in turn with the bare network"
+OVERLOADED = "twice the load"
+
+
 @dataclass
 class Phase:
-    """Some frames at one rate. cpu: share of one core that the node took. rss: bytes at its end."""
+    """Some frames at one rate.
+
+    cpu: share of one core that the node took. rss: bytes at its end. network_ms: of the bare network after
+    each frame, where it ran between them.
+    """
 
     name: str
     rate: float
     stamps: list[int]
     cpu: float
     rss: int
-
-
-@dataclass
-class Block:
-    """Some frames of a phase, and the bare network's milliseconds right before and right after them."""
-
-    stamps: list[int]
-    network_ms: list[float]
+    network_ms: list[float] = field(default_factory=list)
 
 
 class Bench:
@@ -55,24 +56,30 @@ class Bench:
         self._data, self._out, self._node = data, out, node
         self.started = started
         self.phases: dict[str, Phase] = {}
-        self.blocks: dict[str, list[Block]] = {}
+        self.overloads: list[tuple[list[int], float]] = []  # stamps, and the bare network's p50 beside them
 
-    def play(self, name: str, rate: float, frames: int) -> list[int]:
-        """Show so many frames at a rate, once more where the phase has had some; return their stamps."""
+    def play(self, name: str, rate: float, frames: int, *options: str) -> list[int]:
+        """Show so many frames at a rate, once more where the phase has had some; return their stamps.
+
+        options: of the camera.
+        """
         stamps = self._out / "stamps.txt"
         command = [*PYTHON, "benchmarks.camera_process", "--data", str(self._data), "--rate", f"{rate:.6f}"]
+        command += options
         with running(
             [*command, "--frames", str(frames), "--stamps", str(stamps)], self._out, "camera"
         ) as camera:
             cpu, since = _cpu_seconds(self._node.pid), time.monotonic()
             wait_for_end(camera, self._out, "camera", self._node)
             busy = (_cpu_seconds(self._node.pid) - cpu) / (time.monotonic() - since)
-        shown = [int(line) for line in stamps.read_text().split()]
+        shown = [line.split() for line in stamps.read_text().splitlines()]
         before = self.phases.get(name, Phase(name, rate, [], 0.0, 0))
-        all_shown = [*before.stamps, *shown]
-        cpu = (before.cpu * len(before.stamps) + busy * len(shown)) / len(all_shown)
-        self.phases[name] = Phase(name, rate, all_shown, cpu, _rss(self._node.pid))
-        return shown
+        played = [int(stamp) for stamp, *_ in shown]
+        all_shown = [*before.stamps, *played]
+        cpu = (before.cpu * len(before.stamps) + busy * len(played)) / len(all_shown)
+        network_ms = [*before.network_ms, *(float(value) for _, *values in shown for value in values)]
+        self.phases[name] = Phase(name, rate, all_shown, cpu, _rss(self._node.pid), network_ms)
+        return played
 
     @contextmanager
     def somebody_looking(self) -> Iterator[None]:
@@ -92,7 +99,6 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
     parameters = {"model.path": str(model.resolve()), "model.provider": network.provider, **ALONE, **EACH}
     alone = network_alone(network, data)
     rested: list[float] = []
-    rate = OVERLOAD * 1e3 / percentiles(alone)["p50"]
     with (
         running(
             [*PYTHON, "structpose_ros.demo.recorder", "--out", str(recorded)], out, "recorder"
@@ -104,16 +110,20 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
         wait_for_line(recorder, out / "recorder.log", RECORDER_READY, "the node to be found")
         for _ in range(BLOCKS):  # in turn, so that what the machine does besides falls on all alike
             rested += network_alone(network, data, runs=25, pause=0.08)
+            alone += network_alone(network, data)
+            bench.play("10 Hz", 10.0, 50)
+            alone += network_alone(network, data)
+            bench.play("30 Hz", 30.0, 100)
             before = network_alone(network, data)
-            alone += before
-            for name, block_rate, shown in (("10 Hz", 10.0, 50), ("30 Hz", 30.0, 100)):
-                stamps = bench.play(name, block_rate, shown)
-                after = network_alone(network, data)
-                bench.blocks.setdefault(name, []).append(Block(stamps, before + after))
-                alone, before = alone + after, after
-        bench.play("twice the load", rate, 600)
+            rate = OVERLOAD * 1e3 / percentiles(before)["p50"]
+            stamps = bench.play(OVERLOADED, rate, 200)
+            after = network_alone(network, data)
+            bench.overloads.append((stamps, percentiles(before + after)["p50"]))
+            alone += before + after
+        model_options = ("--model", str(model.resolve()), "--provider", network.provider)
+        bench.play(IN_TURN, 10.0, 300, *model_options)
         with bench.somebody_looking():
-            bench.play("10 Hz, clouds and images looked at", 10.0, 200)
+            bench.play(LOOKED_AT, 10.0, 300, *model_options)
         bench.play("memory", 30.0, frames)
     poses = json.loads(recorded.read_text())["poses"]
     summary = summary_of(bench, poses, percentiles(alone))
@@ -135,9 +145,11 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
             "node_rss_bytes": phase.rss,
         }
     slow, fast = phases["10 Hz"]["latency_ms"], phases["30 Hz"]["latency_ms"]
-    overload = phases["twice the load"]["latency_ms"]
-    looked_at = phases["10 Hz, clouds and images looked at"]
-    added = {name: _added_by_blocks(bench.blocks.get(name, []), by_stamp) for name in ("10 Hz", "30 Hz")}
+    over_network = [
+        by_stamp[at] / beside for stamps, beside in bench.overloads for at in stamps if at in by_stamp
+    ]
+    overload = percentiles(over_network)
+    in_turn, looked_at = (_more_than_network(bench.phases[name], by_stamp) for name in (IN_TURN, LOOKED_AT))
     first = min(pose["stamp_ns"] * 1e-9 + 1e-3 * pose["latency_ms"] for pose in poses)
     return {
         "network_ms": network_ms,
@@ -146,30 +158,27 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
         "end_to_end_minus_network_ms": slow["p50"] - network_ms["p50"],
         "end_to_end_over_network_p50_at_30_hz": fast["p50"] / network_ms["p50"],
         "end_to_end_minus_network_ms_at_30_hz": fast["p50"] - network_ms["p50"],
-        "end_to_end_minus_network_ms_by_blocks": added["10 Hz"],
-        "end_to_end_minus_network_ms_by_blocks_at_30_hz": added["30 Hz"],
+        "end_to_end_minus_network_in_turn_ms": in_turn,
         "p99_over_p50": slow["p99"] / slow["p50"],
         "p99_over_p50_at_30_hz": fast["p99"] / fast["p50"],
-        "overload_age_over_network_p50": overload["p50"] / network_ms["p50"],
-        "overload_age_over_network_p99": overload["p99"] / network_ms["p50"],
-        "pictures_ms": looked_at["latency_ms"]["p50"] - slow["p50"],
-        "pictures_cpu_share": looked_at["node_cpu_share"] - phases["10 Hz"]["node_cpu_share"],
+        "overload_age_over_network_p50": overload["p50"],
+        "overload_age_over_network_p99": overload["p99"],
+        "pictures_ms": looked_at["p50"] - in_turn["p50"],
+        "pictures_cpu_share": bench.phases[LOOKED_AT].cpu - bench.phases[IN_TURN].cpu,
         "first_pose_s": first - bench.started,
         "rss_growth": bench.phases["memory"].rss / bench.phases["first"].rss - 1.0,
     }
 
 
-def _added_by_blocks(blocks: list[Block], latency_by_stamp: dict[int, float]) -> float:
-    """Return the median over blocks of their p50 less that of the bare network beside them; NaN of none.
+def _more_than_network(phase: Phase, latency_by_stamp: dict[int, float]) -> dict[str, float]:
+    """Return by how many milliseconds frames took longer than the bare network after each; its percentiles.
 
-    What slows the whole machine for seconds falls on both. Blocks without a pose say nothing.
+    A machine that others share is slower for seconds, sometimes twice as slow: that falls on both.
     """
-    differences = []
-    for block in blocks:
-        latency = [latency_by_stamp[stamp] for stamp in block.stamps if stamp in latency_by_stamp]
-        if latency:
-            differences.append(percentiles(latency)["p50"] - percentiles(block.network_ms)["p50"])
-    return percentiles(differences)["p50"]
+    pairs = zip(phase.stamps, phase.network_ms, strict=True)
+    return percentiles(
+        [latency_by_stamp[stamp] - network for stamp, network in pairs if stamp in latency_by_stamp]
+    )
 
 
 def _cpu_seconds(pid: int) -> float:

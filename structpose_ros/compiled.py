@@ -33,9 +33,7 @@ def load(folder: Path) -> ctypes.CDLL | None:
     if path is None:
         return None
     try:
-        # Python's lock is kept: a thread that takes it for its turn would cost more than the tenths of a
-        # millisecond that a call takes.
-        library = ctypes.PyDLL(str(path))
+        library = ctypes.CDLL(str(path))
         if library.structpose_native_version() != _VERSION:
             return None
     except (OSError, AttributeError):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.end_to_end import Bench, Block, Phase, summary_of
+from benchmarks.end_to_end import IN_TURN, LOOKED_AT, OVERLOADED, Bench, Phase, summary_of
 from benchmarks.frame import contents
 from benchmarks.solvers import MAP_FROM_CAMERA, bench_solvers, points, solvers
 from benchmarks.timing import percentiles, timed, timed_in_turn
@@ -78,19 +78,16 @@ def test_contents_differ_in_what_they_show() -> None:
 
 def test_ratios_are_of_the_phases_that_they_name() -> None:
     bench = Bench(Path(), Path(), None, started=100.0)
-    latency = {"first": 40.0, "10 Hz": 24.0, "30 Hz": 25.0, "twice the load": 36.0}
-    latency |= {"10 Hz, clouds and images looked at": 27.0, "memory": 24.0}
+    latency = {"first": 40.0, "10 Hz": 24.0, "30 Hz": 25.0, IN_TURN: 24.0, OVERLOADED: 36.0, LOOKED_AT: 27.0}
+    latency["memory"] = 24.0
     poses: list[dict[str, Any]] = []
     for number, (name, milliseconds) in enumerate(latency.items()):
         stamps = [(101 + number) * 10**9 + index for index in range(4)]
-        bench.phases[name] = Phase(name, 10.0, [*stamps, 5], 0.25 + 0.125 * number, 1000 + number)
+        network_ms = [21.0, 20.0, 18.0, 13.0, 1.0]  # the last frame gives no pose
+        bench.phases[name] = Phase(name, 10.0, [*stamps, 5], 0.25 + 0.125 * number, 1000 + number, network_ms)
         poses += [{"stamp_ns": stamp, "latency_ms": milliseconds} for stamp in stamps]
-    slow = bench.phases["10 Hz"].stamps
-    bench.blocks["10 Hz"] = [
-        Block(slow, [20.0, 30.0, 10.0]),
-        Block(slow[:2], [23.0]),
-        Block(slow[2:], [21.0, 21.0]),
-    ]
+    overloaded = bench.phases[OVERLOADED].stamps
+    bench.overloads = [(overloaded[:1], 18.0), (overloaded[1:], 24.0)]
     summary = summary_of(bench, poses, {"p50": 20.0})
     assert summary["end_to_end"]["10 Hz"]["poses"] == 4
     assert summary["end_to_end"]["10 Hz"]["frames"] == 5
@@ -98,11 +95,12 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
     assert summary["end_to_end_minus_network_ms"] == 4.0
     assert summary["end_to_end_over_network_p50_at_30_hz"] == 1.25
     assert summary["end_to_end_minus_network_ms_at_30_hz"] == 5.0
-    assert summary["end_to_end_minus_network_ms_by_blocks"] == 3.0
-    assert math.isnan(summary["end_to_end_minus_network_ms_by_blocks_at_30_hz"])
+    in_turn = summary["end_to_end_minus_network_in_turn_ms"]
+    assert (in_turn["p50"], in_turn["samples"]) == (5.0, 4)
     assert summary["p99_over_p50"] == summary["p99_over_p50_at_30_hz"] == 1.0
-    assert summary["overload_age_over_network_p50"] == 1.8
+    assert summary["overload_age_over_network_p50"] == 1.5
+    assert summary["overload_age_over_network_p99"] == pytest.approx(2.0, abs=0.02)
     assert summary["pictures_ms"] == 3.0
-    assert summary["pictures_cpu_share"] == 0.375
+    assert summary["pictures_cpu_share"] == 0.25
     assert summary["first_pose_s"] == pytest.approx(1.04)
-    assert summary["rss_growth"] == pytest.approx(0.005)
+    assert summary["rss_growth"] == pytest.approx(0.006)

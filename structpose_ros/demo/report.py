@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,19 +143,30 @@ def bare_network_ms(
     Nothing else runs in between: reading files wakes other libraries' threads, which hold up the network's.
     pause: seconds before each run, in which the caches go to others.
     """
+    run = timed_network(images, camera, network)
+    milliseconds = []
+    for _ in range(NETWORK_WARM_UP + runs):
+        if pause:
+            time.sleep(pause)
+        milliseconds.append(run())
+    return milliseconds[NETWORK_WARM_UP:]
+
+
+def timed_network(images: list[ImageRgb], camera: Camera, network: OnnxNetwork) -> Callable[[], float]:
+    """Return a call that runs the bare network on the next of the images and returns its milliseconds."""
     contract = network.contract
     resized = [resize_image(image, camera, contract.input_width, contract.input_height) for image in images]
     input_camera = contract.refined(camera.resized(contract.input_width, contract.input_height))
     rays = np.nan_to_num(input_camera.ray_grid(contract.stride))
-    tensors = [normalized_tensor(image, contract) for image, _ in resized]
-    milliseconds = []
-    for run in range(NETWORK_WARM_UP + runs):
-        if pause:
-            time.sleep(pause)
+    tensors = itertools.cycle([normalized_tensor(image, contract) for image, _ in resized])
+
+    def run() -> float:
+        tensor = next(tensors)
         started = time.perf_counter()
-        network.predict(tensors[run % len(tensors)], rays)
-        milliseconds.append(1e3 * (time.perf_counter() - started))
-    return milliseconds[NETWORK_WARM_UP:]
+        network.predict(tensor, rays)
+        return 1e3 * (time.perf_counter() - started)
+
+    return run
 
 
 def _draw(
