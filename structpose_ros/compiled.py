@@ -123,10 +123,10 @@ def refine(
 
 
 def scaled_planes(image: npt.NDArray[np.uint8], scale: Floats, shift: Floats, out: Floats) -> None:
-    """See `pixels.scaled_planes`."""
-    row_bytes, *within_row = image.strides
-    if LIBRARY is None or within_row != [3, 1]:
+    """See `pixels.scaled_planes`, which also takes what the library can't: pixels that lie otherwise."""
+    height, width, channels = image.shape
+    fits = image.dtype == np.uint8 and image.strides[1:] == (3, 1) and out.shape == (channels, height, width)
+    if LIBRARY is None or not fits or channels != 3:
         return _pixels.scaled_planes(image, scale, shift, out)
-    height, width = image.shape[:2]
-    LIBRARY.structpose_scaled_planes(image.ctypes.data, row_bytes, height, width, scale, shift, out)
+    LIBRARY.structpose_scaled_planes(image.ctypes.data, image.strides[0], height, width, scale, shift, out)
     return None

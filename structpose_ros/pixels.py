@@ -13,7 +13,12 @@ def scaled_planes(image: npt.NDArray[np.uint8], scale: Floats, shift: Floats, ou
     """Write each channel of an image (H, W, 3) times its scale plus its shift into `out` (3, H, W).
 
     scale, shift: (3,).
+
+    Raises:
+        ValueError: `out` is of another shape.
     """
+    if out.shape != (image.shape[2], *image.shape[:2]):
+        raise ValueError(f"expected planes (3, {image.shape[0]}, {image.shape[1]}), got {out.shape}")
     # Scaled and shifted on the way from bytes to numbers; NumPy takes a pass for each, over numbers.
     for channel, plane in enumerate(cv2.split(image)):
         factor, term = float(scale[channel]), float(shift[channel])

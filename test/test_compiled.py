@@ -219,6 +219,14 @@ def test_the_planes_are_opencvs(image: npt.NDArray[np.uint8]) -> None:
         np.testing.assert_allclose(found[channel], numbers, rtol=1e-6, atol=1e-6)
 
 
+def test_planes_of_another_size_are_refused() -> None:
+    """Not written beyond."""
+    image, ones = np.zeros((4, 6, 3), dtype=np.uint8), np.ones(3, dtype=np.float32)
+    for shape in ((3, 4, 5), (3, 6, 4), (2, 4, 6)):
+        with pytest.raises(ValueError, match=r"expected planes \(3, 4, 6\), got"):
+            compiled.scaled_planes(image, ones, ones, np.zeros(shape, dtype=np.float32))
+
+
 @settings(max_examples=20, deadline=None)
 @given(scenes())
 def test_without_a_compiler_the_pose_is_the_same(scene: tuple[Array, Array, Array]) -> None:
