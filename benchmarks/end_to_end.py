@@ -27,8 +27,6 @@ BLOCKS = 6  # that the phases at 10 and 30 Hz come in, the bare network between 
 OVERLOAD = 2.0  # times what the network can carry
 EACH = {"gate.consistency_frames": "1"}  # a tour that is shown faster than it was walked is still one
 FIRST_FRAMES = 10  # after which the node's memory is looked at first
-
-
 IN_TURN, LOOKED_AT = "10 Hz, in turn with the bare network", "10 Hz, looked at, in turn with the bare network"
 OVERLOADED = "twice the load"
 
@@ -145,10 +143,9 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
             "node_rss_bytes": phase.rss,
         }
     slow, fast = phases["10 Hz"]["latency_ms"], phases["30 Hz"]["latency_ms"]
-    over_network = [
-        by_stamp[at] / beside for stamps, beside in bench.overloads for at in stamps if at in by_stamp
-    ]
-    overload = percentiles(over_network)
+    overload = percentiles(
+        [by_stamp[at] / beside for stamps, beside in bench.overloads for at in stamps if at in by_stamp]
+    )
     in_turn, looked_at = (_more_than_network(bench.phases[name], by_stamp) for name in (IN_TURN, LOOKED_AT))
     first = min(pose["stamp_ns"] * 1e-9 + 1e-3 * pose["latency_ms"] for pose in poses)
     return {

@@ -124,9 +124,10 @@ def refine(
 
 def scaled_planes(image: npt.NDArray[np.uint8], scale: Floats, shift: Floats, out: Floats) -> None:
     """See `pixels.scaled_planes`, which also takes what the library can't: pixels that lie otherwise."""
-    height, width, channels = image.shape
-    fits = image.dtype == np.uint8 and image.strides[1:] == (3, 1) and out.shape == (channels, height, width)
-    if LIBRARY is None or not fits or channels != 3:
-        return _pixels.scaled_planes(image, scale, shift, out)
-    LIBRARY.structpose_scaled_planes(image.ctypes.data, image.strides[0], height, width, scale, shift, out)
-    return None
+    height, width = image.shape[:2]
+    packed = image.dtype == np.uint8 and image.strides[1:] == (3, 1)
+    if LIBRARY is None or not packed or image.shape[2] != 3 or out.shape != (3, height, width):
+        _pixels.scaled_planes(image, scale, shift, out)
+    else:
+        row_bytes = image.strides[0]
+        LIBRARY.structpose_scaled_planes(image.ctypes.data, row_bytes, height, width, scale, shift, out)

@@ -217,10 +217,8 @@ def _descriptors_at(pixels: Tensor, descriptors: Tensor) -> Tensor:
     x, y = ((pixels + 0.5) / CELL - 0.5).unbind(1)
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
-    across, down = (
-        min(1, width - 1),
-        width * min(1, height - 1),
-    )  # to the next column and row, if there is one
+    # To the next column and row, where there is one.
+    across, down = min(1, width - 1), width * min(1, height - 1)
     first = torch.arange(batch, device=rows.device)[:, None, None] * (height * width)  # of each image
     index = first + (top * width + left).long()
     right, below = (x - left)[..., None], (y - top)[..., None]
