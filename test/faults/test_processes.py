@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
-from fault_rig import FaultBench, fault_bench, known_model
+from fault_rig import LOST, FaultBench, fault_bench, known_model
 from node_bench import error_of
 from node_rig import MAP_FROM_CAMERA
 
 EXACT = 1e-3  # metres and radians
+LOCK = 5.0  # seconds: for a lock of another process Fast DDS waits 1 s, up to three times, then does without
 
 
 @pytest.fixture
@@ -45,17 +46,22 @@ def test_a_camera_that_is_killed_is_missed_at_once_and_taken_back(bench: FaultBe
 
 
 def test_a_reader_that_never_reads_keeps_nothing_from_others(bench: FaultBench, tmp_path: Path) -> None:
-    """Reliable, of a process that was stopped: every frame is answered, and the node ends cleanly."""
+    """Reliable, of a process that was stopped: every frame is answered, and the node ends cleanly.
+
+    A process that is stopped within the microseconds in which it holds a lock of Fast DDS's shared memory
+    holds up, once, whoever sends to it, until Fast DDS no longer waits for that lock.
+    """
     process = bench.start(**{"model.path": known_model(tmp_path)})
     reader = bench.other_side("reader")
     bench.localize()
     bench.wait(lambda: bench.node.count_subscribers("pose") == 2, "the reader")
     bench.localize()
     reader.send_signal(signal.SIGSTOP)
-    bench.resent = 0
-    latest = max(_seconds_of_a_frame(bench) for _ in range(300))
-    print(f"300 frames answered beside a stopped reader, each within {latest:.3f} s")
-    assert bench.resent == 0, "a frame was not answered in time"
+    seconds = [_seconds_of_a_frame(bench) for _ in range(300)]
+    print(f"300 frames answered beside a stopped reader, the latest after {max(seconds):.3f} s")
+    held_up = [taken for taken in seconds if taken > LOST]
+    assert len(held_up) <= 1, "frames were not answered in time"
+    assert sum(held_up) < LOCK
     assert bench.reason() == "localized"
     assert process.stop() == 0
 
