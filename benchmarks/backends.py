@@ -37,6 +37,7 @@ from structpose_ros.network import (
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.sessions import BackendOptions, ProviderError, spinning_entries
 from structpose_ros.training.frames import Recording, open_recording, read_color, read_pose
+from structpose_ros.training.int8_convolutions import with_int8_convolutions
 
 CALIBRATION_FRAMES = 48
 ROUND = 10  # runs of a back end before the next one's turn: what else the machine does falls on all of them
@@ -52,7 +53,7 @@ Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]  # image and rays
 
 
 class NotInstalledError(RuntimeError):
-    """A package is missing; the message is what installs it."""
+    """What is needed isn't there; the message is what installs it."""
 
 
 @dataclass(frozen=True)
@@ -140,40 +141,30 @@ def with_ncnn(path: Path, names: Sequence[str], shape: Sequence[int], threads: i
     return run
 
 
-def quantised(path: Path, subject: Subject, folder: Path, feeds: list[dict[str, np.ndarray]]) -> Path:
-    """Return a model file whose convolutions are in int8 (QDQ, per channel), calibrated on `feeds`."""
-    needed("onnx", "onnx")
+def float_model(path: Path) -> Any:
+    """Load a model whose convolutions are in float32."""
+    model = needed("onnx", "onnx").load(path)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise NotInstalledError("convolutions are in int8: give a model exported without --int8")
+    return model
+
+
+def quantised(path: Path, folder: Path, feeds: list[dict[str, np.ndarray]]) -> Path:
+    """Return a model file whose convolutions alone are in int8 as in `structpose export --int8`."""
+    onnx = needed("onnx", "onnx")
     if not feeds:
         raise NotInstalledError("no frames to calibrate on: give --data")
-    quantization = importlib.import_module("onnxruntime.quantization")
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            self.left = list(feeds)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return self.left.pop() if self.left else None
-
     target = folder / f"{path.stem}_int8_convolutions.onnx"
-    if target.is_file():
-        return target
-    quantization.quantize_static(
-        str(path),
-        str(target),
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        op_types_to_quantize=["Conv"],
-    )
+    if not target.is_file():
+        model = float_model(path)
+        onnx.save(with_int8_convolutions(model, feeds), target)
     return target
 
 
 def backbone(path: Path, folder: Path) -> tuple[Path, tuple[int, ...]]:
     """Return the file of a model's convolutions alone, and the shape of its input."""
     onnx = needed("onnx", "onnx")
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    model = onnx.shape_inference.infer_shapes(float_model(path))
     made = onnx.utils.Extractor(model).extract_model([BACKBONE_INPUT], list(BACKBONE_OUTPUTS))
     target = folder / f"{path.stem}_backbone.onnx"
     onnx.save(made, target)
@@ -186,7 +177,7 @@ def whole(subject: Subject, folder: Path) -> dict[str, Callable[[int], Run]]:
 
     def in_int8() -> Path:
         feeds = [{"image": image, "rays": subject.rays} for image in subject.calibration]
-        return quantised(subject.path, subject, folder, feeds)
+        return quantised(subject.path, folder, feeds)
 
     cpu, other = "CPUExecutionProvider", "OpenVINOExecutionProvider"
     return {

@@ -169,7 +169,7 @@ def _misfits(model: Model, provider: str, options: BackendOptions) -> tuple[str,
         warnings.append(problem)
     if provider in GPU and _CPU_OPERATOR in model.content:
         warnings.append(
-            "the model looks its map up in bytes, which ONNX Runtime does on the CPU: every frame goes there "
+            "the model is in int8, which ONNX Runtime computes on the CPU: every frame goes there "
             "and back; export it again without --int8 for a GPU"
         )
     return tuple(warnings)

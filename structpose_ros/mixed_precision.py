@@ -33,12 +33,14 @@ def with_fp16(content: bytes) -> bytes:
 
     Raises:
         ImportError: there is no package onnx.
-        ValueError: no convolution can be in fp16.
+        ValueError: no convolution can be in fp16; or the model is in int8.
     """
     import onnx  # the node does without it otherwise
 
     model = onnx.load_from_string(content)
     graph = model.graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        raise ValueError("expected a model in float32, got one in int8: export it again without --int8")
     region = _region(graph)
     if not any(node.op_type in _LAYERS for node in region):
         raise ValueError("expected a model with convolutions that can be in fp16, got none")

@@ -15,7 +15,7 @@ from typing import Any
 from structpose_ros.contract import ModelFileError, from_json, json_object, shown
 
 CARD_KEY = "structpose_ros.card"
-CARD_VERSION = 1
+CARD_VERSION = 2
 _MOST_CHARACTERS = 100_000
 
 Vector = tuple[float, float, float]
@@ -117,9 +117,7 @@ class Parity:
     onnx_error: Range | None = None
 
     def __post_init__(self) -> None:
-        for name in ("torch_error", "onnx_error"):
-            value = getattr(self, name)
-            _expect(value is None or len(value) == 2, name, "two numbers", value)
+        _expect_pairs(self, "torch_error", "onnx_error")
 
     @property
     def worst(self) -> float:
@@ -129,10 +127,32 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Int8Loss:
+    """What whole numbers of 8 bits cost: a file's poses beside those of the network in float32.
+
+    calibrated: frames of the recording that the ranges of values were taken from. frames: others, that this
+        was measured on. poses: those of them that have one in both; of these the medians:
+    position_m, rotation_deg: between the two poses.
+    float_error, int8_error: of each (metres, degrees); None where the true poses aren't known.
+    """
+
+    calibrated: int
+    frames: int
+    poses: int
+    position_m: float
+    rotation_deg: float
+    float_error: Range | None = None
+    int8_error: Range | None = None
+
+    def __post_init__(self) -> None:
+        _expect_pairs(self, "float_error", "int8_error")
+
+
+@dataclass(frozen=True)
 class Export:
     """With what a model file was written and tested.
 
-    provider: that of ONNX Runtime. int8: the file looks its map up in bytes.
+    provider: that of ONNX Runtime. int8: what the file's whole numbers cost; None of a file in float32.
     """
 
     opset: int
@@ -140,10 +160,12 @@ class Export:
     onnxruntime: str
     provider: str
     parity: Parity
-    int8: bool = False
+    int8: Int8Loss | None = None
 
     def __post_init__(self) -> None:
         _expect_finite(self.parity)  # what was written agreed
+        if self.int8 is not None:
+            _expect_finite(self.int8)
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,13 @@ class ModelCard:
 def _expect(condition: bool, name: str, expected: str, got: object) -> None:
     if not condition:
         raise ModelFileError(f"{name}: expected {expected}, got {shown(got)}")
+
+
+def _expect_pairs(item: Any, *names: str) -> None:
+    """Raise unless each of these is None or a pair."""
+    for name in names:
+        value = getattr(item, name)
+        _expect(value is None or len(value) == 2, name, "two numbers", value)
 
 
 def _expect_finite(item: Any) -> None:

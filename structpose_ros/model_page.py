@@ -8,7 +8,7 @@ from pathlib import Path
 
 from structpose_ros.contract import ModelContract
 from structpose_ros.map_cloud import MapCloud
-from structpose_ros.model_card import Export, ModelCard, TrainingRun
+from structpose_ros.model_card import Export, Int8Loss, ModelCard, TrainingRun
 from structpose_ros.model_page_views import trained_on, works_on
 from structpose_ros.text_table import Rows, plain, table
 
@@ -120,14 +120,30 @@ def _file(
     path: Path, sha256: str, contract: ModelContract, export: Export | None, map_cloud: MapCloud | None
 ) -> Rows:
     opset = "" if export is None else f", ONNX opset {export.opset}"
-    if export is not None and export.int8:
-        opset += ", looks its map up in bytes (for a CPU)"
+    if export is not None and export.int8 is not None:
+        opset += ", in int8 (for a CPU)"
     size = f"{path.stat().st_size / 1e6:.1f} MB, format version {contract.format_version}{opset}"
     rows = [("size", f"{size}, written by {plain(contract.producer) or 'an unnamed program'}")]
     if export is not None:
         rows.append(("tested", _tested(export)))
+        rows += [] if export.int8 is None else [("int8 costs", cost_of_int8(export.int8))]
     points = "none" if map_cloud is None else f"{len(map_cloud.points)} points to look at (~/map_points)"
     return [*rows, ("map cloud", points), ("sha256", sha256)]
+
+
+def cost_of_int8(loss: Int8Loss) -> str:
+    """Return in words what whole numbers of 8 bits cost a model file."""
+    text = f"on {loss.frames} training frames, calibrated on {loss.calibrated} others: "
+    text += (
+        f"{loss.poses} poses in the median {1e3 * loss.position_m:.1f} mm and {loss.rotation_deg:.2f} deg "
+    )
+    text += "from those in float32"
+    if loss.float_error is None or loss.int8_error is None:
+        return text
+    before, after = (
+        f"{1e3 * error[0]:.1f} mm, {error[1]:.2f} deg" for error in (loss.float_error, loss.int8_error)
+    )
+    return f"{text} (median error there: float32 {before}; int8 {after})"
 
 
 def _tested(export: Export) -> str:

@@ -148,9 +148,9 @@ def test_info_on_a_terminal_without_the_letters_of_a_name(
         ),
         (
             {**contract().to_metadata(), CARD_KEY: "{}"},
-            "expected version 1 of metadata 'structpose_ros.card'",
+            "expected version 2 of metadata 'structpose_ros.card'",
         ),
-        ({**contract().to_metadata(), CARD_KEY: '{"version": 1}'}, "expected a usable card in metadata"),
+        ({**contract().to_metadata(), CARD_KEY: '{"version": 2}'}, "expected a usable card in metadata"),
         ({**contract().to_metadata(), MAP_CLOUD_KEY: " " * 5_000_000}, "expected at most 4000000 characters"),
     ],
     ids=[

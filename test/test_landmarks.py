@@ -309,6 +309,18 @@ def test_commands_take_the_run(
     )
 
 
+def test_a_run_is_exported_in_int8(
+    run: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, folder = run
+    path = tmp_path / "int8.onnx"
+    assert main(["export", str(folder), "--out", str(path), "--int8"]) == 0
+    printed = capsys.readouterr().out
+    assert "int8 costs, on 6 training frames, calibrated on 6 others: 6 poses in the median " in printed
+    assert main(["info", str(path)]) == 0
+    assert "in int8 (for a CPU)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_a_frame_that_the_others_know_nothing_is_fitted(
     run: tuple[Path, Path, Path],
     tmp_path: Path,

@@ -8,10 +8,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from landmark_files import landmark_contract
 from model_files import contract
 from onnx import TensorProto, helper, numpy_helper
 
 from structpose_ros.mixed_precision import SUFFIX, with_fp16
+from structpose_ros.network import output_names
+from structpose_ros.training.config import LandmarkConfig
+from structpose_ros.training.export import noise_image, onnx_model
+from structpose_ros.training.landmarks import LandmarkNetwork
+from structpose_ros.training.parity import node_rays, rays_tensor
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo_room.onnx"
 
@@ -103,8 +109,10 @@ def test_outputs_differ_by_the_rounding_of_halves_and_no_more(tmp_path: Path) ->
         assert 1e-6 < deviation < 5e-3, name  # it is in half precision indeed, and harmless
 
 
-def test_a_map_of_landmarks_has_its_backbone_in_fp16_and_its_places_exact() -> None:
-    content = DEMO.read_bytes()
+def test_a_map_of_landmarks_has_its_backbone_in_fp16_and_its_places_exact(tmp_path: Path) -> None:
+    network = LandmarkNetwork(LandmarkConfig(count=64)).eval()
+    image, rays = noise_image(landmark_contract()), rays_tensor(node_rays(landmark_contract()))
+    content = onnx_model(network, image, rays, output_names(landmark_contract())).SerializeToString()
     half = with_fp16(content)
     named = halves_of(half)
     convolutions = {node.name for node in onnx.load_from_string(content).graph.node if node.op_type == "Conv"}
@@ -117,6 +125,11 @@ def test_a_map_of_landmarks_has_its_backbone_in_fp16_and_its_places_exact() -> N
     assert len(named & convolutions) >= 20
     types = {tensor.name: tensor.data_type for tensor in onnx.load_from_string(half).graph.initializer}
     assert types["positions"] == types["depths"] == types["keys"] == TensorProto.FLOAT
+
+
+def test_a_model_in_int8_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a model in float32, got one in int8: export it again"):
+        with_fp16(DEMO.read_bytes())
 
 
 def test_a_model_without_convolutions_is_refused() -> None:

@@ -21,6 +21,7 @@ from structpose_ros.network import output_names
 from structpose_ros.training.frames import write_atomic
 from structpose_ros.training.image_layers import with_lean_image_layers
 from structpose_ros.training.int8_lookup import with_int8_lookup
+from structpose_ros.training.int8_loss import in_int8
 from structpose_ros.training.landmarks import LandmarkNetwork
 from structpose_ros.training.networks import StructPoseNetwork, depth_from_logits
 from structpose_ros.training.parity import PROVIDER, Examples, check_parity, node_rays, rays_tensor
@@ -80,23 +81,29 @@ def export_model(
         training: how the network was trained.
         views: what it was trained on.
 
+    A map of landmarks whose `int8` is set is checked with its look-up in bytes; its convolutions follow, and
+    what that costs is measured, see `in_int8`.
+
     Raises:
-        ExportError: see `check_parity`; nothing is written then.
+        ExportError: see `check_parity` and `in_int8`; nothing is written then.
     """
     graph = graph.cpu().eval()
     recorded = images is not None
     images = noise_image(contract) if images is None else images
     model = onnx_model(graph, images[:1], rays_tensor(node_rays(contract)), output_names(contract))
-    int8 = isinstance(graph, LandmarkNetwork) and graph.int8
     if isinstance(graph, LandmarkNetwork):
         model = with_lean_image_layers(model)
-        model = with_int8_lookup(model, graph) if int8 else model
+        model = with_int8_lookup(model, graph) if graph.int8 else model
     metadata = {**contract.to_metadata(), **(map_cloud.to_metadata() if map_cloud else {})}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
-    parity = check_parity(graph, model.SerializeToString(), contract, Examples(images, recorded, true_poses))
+    examples = Examples(images, recorded, true_poses)
+    parity = check_parity(graph, model.SerializeToString(), contract, examples)
+    loss = None
+    if isinstance(graph, LandmarkNetwork) and graph.int8:
+        model, loss = in_int8(model, graph, contract, examples)
     if training is not None:
-        export = Export(OPSET, str(torch.__version__), onnxruntime.__version__, PROVIDER, parity, int8)
+        export = Export(OPSET, str(torch.__version__), onnxruntime.__version__, PROVIDER, parity, loss)
         metadata |= ModelCard(training, views, export).to_metadata()
         onnx.helper.set_model_props(model, metadata)
     write_atomic(path, model.SerializeToString())

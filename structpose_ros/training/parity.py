@@ -133,7 +133,7 @@ def _compare(
     contract: ModelContract,
     true_pose: npt.NDArray[np.float64] | None,
 ) -> _Comparison:
-    of_torch, of_onnx = _solve(expected, rays, contract), _solve(found, rays, contract)
+    of_torch, of_onnx = solve_outputs(expected, rays, contract), solve_outputs(found, rays, contract)
     if _is_by_chance(of_torch, expected, rays, contract):
         return _Comparison()
     if isinstance(of_torch, AlignmentFailure) or isinstance(of_onnx, AlignmentFailure):
@@ -155,7 +155,8 @@ def _compare(
     return _Comparison((position, rotation), torch_error, onnx_error, wrong)
 
 
-def _solve(outputs: Outputs, rays: npt.NDArray[np.float64], contract: ModelContract) -> Solution:
+def solve_outputs(outputs: Outputs, rays: npt.NDArray[np.float64], contract: ModelContract) -> Solution:
+    """Return the pose that the node makes of a graph's outputs; rays (h, w, 3) as `node_rays` gives them."""
     depth, scene_coordinates, weights, *offsets = outputs
     prediction = prediction_from_outputs(depth, scene_coordinates, weights, contract, *offsets)
     rays = prediction.rays(contract.refined(contract.training_camera), rays)
@@ -175,7 +176,7 @@ def _is_by_chance(
     depth, scene_coordinates, weights, *offsets = outputs
     for _ in range(2):
         noise = [ROUNDING * random.uniform(-1.0, 1.0, item.shape).astype(np.float32) for item in outputs]
-        moved = _solve(
+        moved = solve_outputs(
             [
                 depth * (1.0 + noise[0]),
                 scene_coordinates + noise[1] * np.abs(scene_coordinates).max(),

@@ -73,11 +73,11 @@ def export_run(
     """Export a run's checkpoint, with what was measured on held-out frames and with the map's points.
 
     Both are given, or as the run keeps them; a run of an earlier release keeps no points, nor all that the
-    model file's card could say. int8: a map of landmarks is looked up in bytes, for the CPU.
+    model file's card could say. int8: a map of landmarks in whole numbers of 8 bits, for the CPU.
 
     Raises:
         ConfigError: there is no run, or none of a map that `int8` could be asked of.
-        ExportError: the file does not do what the network does; nothing is written then.
+        ExportError: the file does not do what the network does, or not in bytes; nothing is written then.
     """
     config = load_config(run / CONFIG)
     if config.method == "posenet":

@@ -55,7 +55,7 @@ from structpose_ros.training.runs import (
 )
 from structpose_ros.training.stages import LandmarkMap, Method, PoseNetBaseline, Stage, StructPose
 
-EXAMPLES = 4  # frames kept in a checkpoint
+EXAMPLES = 24  # frames kept in a checkpoint, for exports to compare and calibrate on
 STORE = "frames"
 FEW_LABELS = 0.3  # the paper's way, without a mask, is for labels from a mesh: nearly everywhere
 
