@@ -473,6 +473,7 @@ int structpose_refine(double *pose, const double *seen, const double *b_rows, co
   const Points b(b_rows, n);
   std::vector<double> depths(n);
   double sums[kSums], m[6][6];
+  bool determined = true;  // where it is not, the work goes on: a frame takes as long whatever the camera sees
   for (int round = 0; round < rounds; ++round) {
     const double share = rounds > 1 ? static_cast<double>(round) / (rounds - 1) : 1.0;
     const double scale = first_scale * std::pow(last_scale / first_scale, share);
@@ -485,7 +486,10 @@ int structpose_refine(double *pose, const double *seen, const double *b_rows, co
     }
     double step[6];
     for (int k = 0; k < 6; ++k) step[k] = -sums[kSums - 6 + k];
-    if (!solve(m, step)) return 0;
+    if (!solve(m, step)) {
+      determined = false;
+      std::fill(step, step + 6, 0.0);
+    }
     Matrix rotation;
     std::copy(pose, pose + 9, rotation.begin());
     const Vector moved = turned(rotation, {step[0], step[1], step[2]});
@@ -528,6 +532,6 @@ int structpose_refine(double *pose, const double *seen, const double *b_rows, co
       errors[i] = std::numeric_limits<double>::infinity();
     }
   }
-  return 1;
+  return determined ? 1 : 0;
 }
 }

@@ -107,6 +107,25 @@ class PoseEstimate:
     covariance: Array
 
 
+class Attempt(NamedTuple):
+    """A solve that may have failed, worked out to the end.
+
+    A frame takes as long whatever the camera sees: a failure is noted, and what follows is done all the same.
+    estimate: of a failed solve its numbers mean nothing; None where there was nothing to go on with.
+    """
+
+    failure: AlignmentFailure | None
+    estimate: PoseEstimate | None
+
+    @property
+    def outcome(self) -> PoseEstimate | AlignmentFailure:
+        """What the solve is worth."""
+        if self.failure is not None:
+            return self.failure
+        assert self.estimate is not None, "an attempt without failure has an estimate"
+        return self.estimate
+
+
 def align(
     points_in_camera: npt.NDArray[np.floating],
     points_in_map: npt.NDArray[np.floating],
@@ -128,6 +147,16 @@ def align(
     Raises:
         ValueError: the shapes don't match.
     """
+    return attempt(points_in_camera, points_in_map, weights, options).outcome
+
+
+def attempt(
+    points_in_camera: npt.NDArray[np.floating],
+    points_in_map: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating],
+    options: AlignmentOptions | None = None,
+) -> Attempt:
+    """Do what `align` does, for those who go on with a failure as well."""
     options = options or AlignmentOptions()
     a = np.asarray(points_in_camera, dtype=np.float64)
     b = np.asarray(points_in_map, dtype=np.float64)
@@ -137,23 +166,23 @@ def align(
             f"expected points (N, 3), (N, 3) and weights (N,), got {a.shape}, {b.shape}, {given.shape}"
         )
     if not np.isfinite(given).all() or (given < 0).any():
-        return AlignmentFailure.NON_FINITE
+        return Attempt(AlignmentFailure.NON_FINITE, None)
     if not len(given):
-        return AlignmentFailure.ZERO_WEIGHTS
+        return Attempt(AlignmentFailure.ZERO_WEIGHTS, None)
     used = given > 0
     failure = None if used.any() else AlignmentFailure.ZERO_WEIGHTS
     if failure is None and not used.all():  # what has no weight must not reach a sum: 0 * inf is NaN
         a, b = np.where(used[:, None], a, 0.0), np.where(used[:, None], b, 0.0)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return failure or AlignmentFailure.NON_FINITE
+        return Attempt(failure or AlignmentFailure.NON_FINITE, None)
     a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)  # long rows: twice as fast below
-    # From here on a failure is noted and the work goes on: a frame takes as long whatever the camera sees.
+    # From here on a failure is noted and the work goes on.
     if failure is not None:
         given = np.ones_like(given)
 
     squares = _dot(a.ravel(), a.ravel()), _dot(b.ravel(), b.ravel())
     if not max(squares) < _LARGEST_SQUARES:
-        return failure or AlignmentFailure.COLLINEAR
+        return Attempt(failure or AlignmentFailure.COLLINEAR, None)
     rounding = _ROUNDING * math.sqrt(squares[0]) * math.sqrt(squares[1])
     current = given
     if options.consensus_starts > 0:
@@ -166,15 +195,29 @@ def align(
         current = given * (scale / (scale + squared)) ** 2
         solved = _solve(a, b, current, rounding, options)
     failure = failure or solved.failure
-    if options.refine_rounds > 0:
-        refined = _refined(a, b, given, solved, options)
-        return failure or refined
-    if failure is not None:
-        return failure
+    try:
+        if options.refine_rounds > 0:
+            return _refined(a, b, given, solved, failure, options)
+        return _closed_form(a, b, given, current, solved, failure, options)
+    except np.linalg.LinAlgError:  # there is no covariance
+        return Attempt(failure or AlignmentFailure.COLLINEAR, None)
 
+
+def _closed_form(
+    a: Array,
+    b: Array,
+    given: Array,
+    current: Array,
+    solved: _Solved,
+    failure: AlignmentFailure | None,
+    options: AlignmentOptions,
+) -> Attempt:
+    """Return what the last solve with the weights `current` came to."""
+    if failure is not None:
+        given = current = np.ones_like(given)
     squared = _squared_residuals(a, b, solved)
     residuals = np.sqrt(squared)
-    return PoseEstimate(
+    estimate = PoseEstimate(
         map_from_camera=transform(solved.rotation, solved.translation),
         residuals=residuals,
         weights=current,
@@ -183,38 +226,48 @@ def align(
         singular_values=solved.singular_values,
         covariance=_covariance(solved, a, squared, given, current),
     )
+    return Attempt(failure, estimate)
 
 
 def _refined(
-    a: Array, b: Array, given: Array, solved: _Solved, options: AlignmentOptions
-) -> PoseEstimate | AlignmentFailure:
+    a: Array,
+    b: Array,
+    given: Array,
+    solved: _Solved,
+    failure: AlignmentFailure | None,
+    options: AlignmentOptions,
+) -> Attempt:
     """Refine a solved pose on the rays of the camera points (3, N); a point without depth has no ray."""
     ahead = a[2] > 0
     if not ahead.all():
         given = np.where(ahead, given, 0.0)
     image_points = a[:2] / np.where(ahead, a[2], 1.0)
-    try:
-        refined = refine(
-            *(solved.rotation, solved.translation, image_points, b, given),
-            *(options.refine_rounds, options.refine_from, options.refine_to),
+    refined = refine(
+        *(solved.rotation, solved.translation, image_points, b, given),
+        *(options.refine_rounds, options.refine_from, options.refine_to),
+    )
+    if not refined.determined:
+        failure = failure or AlignmentFailure.COLLINEAR
+    total = float(refined.weights.sum())  # 0 if the last step has left all points behind
+    effective_points = total**2 / _dot(refined.weights, refined.weights) if total > 0 else 0.0
+    if effective_points < options.min_effective_points * (1.0 - 1e-9):
+        failure = failure or AlignmentFailure.TOO_FEW_POINTS
+    if failure is not None:
+        given = np.ones_like(given)
+        refined = refined._replace(
+            weights=given, normal_matrix=np.eye(6), squared_errors=np.zeros_like(given)
         )
-        total = float(refined.weights.sum())  # 0 if the last step has left all points behind
-        effective_points = total**2 / _dot(refined.weights, refined.weights) if total > 0 else 0.0
-        if effective_points < options.min_effective_points * (1.0 - 1e-9):
-            return AlignmentFailure.TOO_FEW_POINTS
-        covariance = _covariance_of_refined(refined, given)
-    except np.linalg.LinAlgError:
-        return AlignmentFailure.COLLINEAR
     inliers = refined.distances <= options.inlier_threshold
-    return PoseEstimate(
+    estimate = PoseEstimate(
         map_from_camera=transform(refined.rotation, refined.translation),
         residuals=refined.distances,
         weights=refined.weights,
         inlier_ratio=float(given[inliers].sum() / given.sum()),
         effective_points=effective_points,
         singular_values=solved.singular_values,
-        covariance=covariance,
+        covariance=_covariance_of_refined(refined, given),
     )
+    return Attempt(failure, estimate)
 
 
 def _dot(a: Array, b: Array) -> float:

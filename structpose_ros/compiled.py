@@ -117,9 +117,10 @@ def refine(
         *(rounds, first_scale, last_scale),
         *(last_weights, normal_matrix, squared_errors, distances),
     )
-    if not determined:
-        raise np.linalg.LinAlgError("the pose is undetermined")
-    return Refined(pose[:9].reshape(3, 3), pose[9:], last_weights, normal_matrix, squared_errors, distances)
+    return Refined(
+        *(pose[:9].reshape(3, 3), pose[9:], last_weights, normal_matrix, squared_errors, distances),
+        bool(determined),
+    )
 
 
 def scaled_planes(image: npt.NDArray[np.uint8], scale: Floats, shift: Floats, out: Floats) -> None:

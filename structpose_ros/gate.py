@@ -9,7 +9,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.alignment import AlignmentFailure, PoseEstimate, weighted_median
+from structpose_ros.alignment import AlignmentFailure, Attempt, PoseEstimate, weighted_median
 from structpose_ros.confidence import features
 from structpose_ros.contract import ModelContract
 from structpose_ros.geometry import rotation_vector
@@ -88,20 +88,21 @@ class Decision:
         return self.reject_reason is None
 
 
-def judge(
-    outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, options: GateOptions
-) -> Decision:
-    """Judge what the alignment returned.
+def judge(attempt: Attempt, contract: ModelContract, options: GateOptions) -> Decision:
+    """Judge what the alignment came to.
 
     The confidence is the calibrated probability of an error within 10 cm and 5 degrees, where the model file
     has what it takes; else the inlier ratio, which is ordered, but no probability.
     """
+    outcome, probability = attempt.outcome, 0.0
+    if contract.confidence is not None and attempt.estimate is not None:  # whether it has failed or not
+        outside = contract.metres_outside(attempt.estimate.map_from_camera[:3, 3])
+        probability = contract.confidence.probability(features(attempt.estimate, outside))
     if isinstance(outcome, AlignmentFailure):
         return Decision(RejectReason(outcome.value), 0.0, f"alignment failed: {outcome.value}")
     position = outcome.map_from_camera[:3, 3]
     if contract.confidence is not None:
-        outside = contract.metres_outside(position)
-        confidence = contract.confidence.probability(features(outcome, outside))
+        confidence = probability
         least = options.min_confidence or contract.confidence.threshold
         if confidence < least:
             detail = f"confidence {confidence:.3f}, expected at least {least:.3f}"

@@ -34,7 +34,8 @@ class Refined(NamedTuple):
     rotation (3, 3) and translation (3,), map from camera. weights: (N,), of the last step, robust factor
     included. normal_matrix: (6, 6) sum of w J'J over both image coordinates at the pose, for (t, theta) about
     the map's axes, in 1/m and 1/rad, image coordinates at z = 1. squared_errors: (N,), at the pose, at z = 1;
-    inf behind the camera. distances: (N,) metres, of the map points from their rays.
+    inf behind the camera. distances: (N,) metres, of the map points from their rays. determined: False where
+    the points that have weight left the pose undetermined in some round, which then did not move it.
     """
 
     rotation: Array
@@ -43,6 +44,7 @@ class Refined(NamedTuple):
     normal_matrix: Array
     squared_errors: Array
     distances: Array
+    determined: bool
 
 
 def refine(
@@ -70,11 +72,9 @@ def refine(
         rounds: at least 1.
         first_scale: distance in the image at z = 1.
         last_scale: likewise, of the last round.
-
-    Raises:
-        numpy.linalg.LinAlgError: the points that have weight leave the pose undetermined.
     """
     rays = _Rays.through(image_points)
+    determined = True  # where it is not, the work goes on: a frame takes as long whatever the camera sees
     scales = np.geomspace(first_scale, last_scale, rounds) if rounds > 1 else np.array([last_scale])
     for number, scale in enumerate(scales.tolist()):
         points_in_camera, inverse_z, errors, squared = _errors(
@@ -87,9 +87,9 @@ def refine(
         diagonal = normal_matrix.reshape(-1)[::7]  # a view
         for block in (slice(0, 3), slice(3, 6)):  # not by elements: the axes must not matter
             diagonal[block] += DAMPING / 3.0 * diagonal[block].sum()
-        step = np.linalg.solve(normal_matrix, -gradient)
+        step = _step(normal_matrix, gradient)
         if not math.isfinite(float(step.sum())):
-            raise np.linalg.LinAlgError("the pose is undetermined")
+            determined, step = False, np.zeros(6)
         translation = translation + rotation @ step[:3]
         rotation = rotation @ rotation_from_vector(step[3:])
     points_in_camera, inverse_z, errors, squared = _errors(rotation, translation, image_points, points_in_map)
@@ -107,7 +107,16 @@ def refine(
         map_from_camera_axes @ normal_matrix @ map_from_camera_axes.T,
         np.where(ahead, squared, np.inf),
         distances,
+        determined,
     )
+
+
+def _step(normal_matrix: Array, gradient: Array) -> Array:
+    """Return the step (6,) of Gauss-Newton; not finite where there is none."""
+    try:
+        return np.asarray(np.linalg.solve(normal_matrix, -gradient))
+    except np.linalg.LinAlgError:
+        return np.full(6, np.nan)
 
 
 def _errors(

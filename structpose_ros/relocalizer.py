@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
+from structpose_ros.alignment import AlignmentOptions, PoseEstimate, attempt
 from structpose_ros.camera import Camera, resize_image
 from structpose_ros.gate import Decision, GateOptions, judge
 from structpose_ros.geometry import unproject
@@ -70,15 +70,15 @@ class Relocalizer:
         rays = prediction.rays(input_camera, cell_rays)
         points_in_camera = unproject(prediction.depth, rays)
         weights = np.where(rays[..., 2] > 0, prediction.weights, 0.0).astype(np.float64)
-        outcome = align(
+        solved = attempt(
             points_in_camera.reshape(-1, 3),
             prediction.scene_coordinates.reshape(-1, 3),
             weights.reshape(-1),
             self.alignment,
         )
-        decision = judge(outcome, contract, self.gate)
+        decision = judge(solved, contract, self.gate)
         finished = time.perf_counter()
-        estimate = None if isinstance(outcome, AlignmentFailure) else outcome
+        estimate = None if solved.failure is not None else solved.estimate
         return Result(
             decision=decision,
             estimate=estimate,

@@ -16,8 +16,10 @@ from structpose_ros.alignment import (
     AlignmentOptions,
     PoseEstimate,
     align,
+    attempt,
     weighted_median,
 )
+from structpose_ros.confidence import features
 from structpose_ros.geometry import (
     pose_error,
     rotation_from_quaternion,
@@ -609,3 +611,26 @@ def test_one_start_and_one_round_are_not_none(change: dict[str, int]) -> None:
     plain = solved(align(a, b, np.ones(80), PLAIN))
     changed = solved(align(a, b, np.ones(80), replace(PLAIN, **change)))
     assert np.abs(changed.weights - plain.weights).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options", [AlignmentOptions(), AlignmentOptions(refine_rounds=3, consensus_starts=4)]
+)
+@pytest.mark.parametrize("failure", ["ZERO_WEIGHTS", "TOO_FEW_POINTS", "COLLINEAR"])
+def test_a_solve_that_fails_is_worked_out_to_the_end(failure: str, rounds: int) -> None:
+    """So that a frame takes as long whatever the camera sees: there are facts to judge, if for nothing."""
+    options = AlignmentOptions(refine_rounds=rounds, consensus_starts=rounds)
+    points = np.random.default_rng(0).uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], size=(40, 3))
+    weights = np.ones(40)
+    if failure == "ZERO_WEIGHTS":
+        weights[:] = 0.0
+    elif failure == "TOO_FEW_POINTS":
+        weights[4:] = 0.0
+    else:
+        points = np.linspace(1.0, 2.0, 40)[:, None] * np.array([0.1, 0.2, 1.0])
+    found = attempt(points, points + [1.0, 2.0, 3.0], weights, options)
+    assert found.failure is AlignmentFailure[failure]
+    assert found.outcome is align(points, points + [1.0, 2.0, 3.0], weights, options) is found.failure
+    assert found.estimate is not None
+    assert found.estimate.residuals.shape == (40,)
+    assert np.isfinite(features(found.estimate, 0.0)).all()

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_files import contract
 
-from structpose_ros.alignment import AlignmentFailure, PoseEstimate
+from structpose_ros.alignment import AlignmentFailure, Attempt, PoseEstimate
 from structpose_ros.confidence import FEATURES, ConfidenceModel, features
+from structpose_ros.contract import ModelContract
 from structpose_ros.gate import (
+    Decision,
     GateOptions,
     Prior,
     RejectReason,
@@ -36,8 +38,26 @@ GOOD = PoseEstimate(
 )
 
 
+def judged(
+    outcome: PoseEstimate | AlignmentFailure, contract: ModelContract, options: GateOptions
+) -> Decision:
+    """Judge an estimate, or a failure that left none."""
+    if isinstance(outcome, AlignmentFailure):
+        return judge(Attempt(outcome, None), contract, options)
+    return judge(Attempt(None, outcome), contract, options)
+
+
+def test_a_failure_is_one_however_good_its_estimate_looks() -> None:
+    for described in (CONTRACT, CALIBRATED):
+        for failure in AlignmentFailure:
+            decision = judge(Attempt(failure, GOOD), described, OPTIONS)
+            assert decision.reject_reason is RejectReason[failure.name]
+            assert decision.confidence == 0.0
+            assert decision.detail == f"alignment failed: {failure.value}"
+
+
 def test_a_good_estimate_is_accepted_with_its_inlier_ratio_as_confidence() -> None:
-    decision = judge(GOOD, CONTRACT, OPTIONS)
+    decision = judged(GOOD, CONTRACT, OPTIONS)
     assert decision.accepted
     assert decision.reject_reason is None
     assert decision.confidence == 0.8
@@ -46,7 +66,7 @@ def test_a_good_estimate_is_accepted_with_its_inlier_ratio_as_confidence() -> No
 
 @pytest.mark.parametrize("failure", AlignmentFailure)
 def test_every_failure_of_the_alignment_is_a_reason_of_the_same_name(failure: AlignmentFailure) -> None:
-    decision = judge(failure, CONTRACT, OPTIONS)
+    decision = judged(failure, CONTRACT, OPTIONS)
     assert not decision.accepted
     assert decision.reject_reason is RejectReason[failure.name]
     assert decision.confidence == 0.0
@@ -54,16 +74,16 @@ def test_every_failure_of_the_alignment_is_a_reason_of_the_same_name(failure: Al
 
 
 def test_the_inlier_ratio_may_be_at_its_bound() -> None:
-    assert judge(replace(GOOD, inlier_ratio=0.5), CONTRACT, OPTIONS).accepted
-    decision = judge(replace(GOOD, inlier_ratio=0.49), CONTRACT, OPTIONS)
+    assert judged(replace(GOOD, inlier_ratio=0.5), CONTRACT, OPTIONS).accepted
+    decision = judged(replace(GOOD, inlier_ratio=0.49), CONTRACT, OPTIONS)
     assert decision.reject_reason is RejectReason.LOW_INLIER_RATIO
     assert decision.confidence == 0.0
     assert decision.detail == "inlier ratio 0.49, expected at least 0.50"
 
 
 def test_the_median_residual_may_be_at_its_bound() -> None:
-    assert judge(replace(GOOD, residuals=np.full(4, 0.25)), CONTRACT, OPTIONS).accepted
-    decision = judge(replace(GOOD, residuals=np.full(4, 0.251)), CONTRACT, OPTIONS)
+    assert judged(replace(GOOD, residuals=np.full(4, 0.25)), CONTRACT, OPTIONS).accepted
+    decision = judged(replace(GOOD, residuals=np.full(4, 0.251)), CONTRACT, OPTIONS)
     assert decision.reject_reason is RejectReason.HIGH_RESIDUAL
     assert decision.confidence == 0.0
     assert decision.detail == "median residual 0.251 m, expected at most 0.250 m"
@@ -74,7 +94,7 @@ def test_the_median_residual_is_that_of_the_weight() -> None:
     assert weighted_median_residual(replace(GOOD, residuals=residuals)) == 0.2
     light = np.array([0.0, 1.0, 0.4, 0.5])
     assert weighted_median_residual(replace(GOOD, residuals=residuals, weights=light)) == 0.3
-    decision = judge(replace(GOOD, residuals=residuals, weights=light), CONTRACT, OPTIONS)
+    decision = judged(replace(GOOD, residuals=residuals, weights=light), CONTRACT, OPTIONS)
     assert decision.reject_reason is RejectReason.HIGH_RESIDUAL
 
 
@@ -84,9 +104,9 @@ def test_the_camera_may_stand_on_the_border_of_the_margin(axis: int, side: int) 
     border = (CONTRACT.map_min if side < 0 else CONTRACT.map_max)[axis] + side * 1.0
     map_from_camera = np.eye(4)
     map_from_camera[axis, 3] = border
-    assert judge(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS).accepted
+    assert judged(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS).accepted
     map_from_camera[axis, 3] += side * 0.01
-    decision = judge(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS)
+    decision = judged(replace(GOOD, map_from_camera=map_from_camera), CONTRACT, OPTIONS)
     assert decision.reject_reason is RejectReason.OUTSIDE_MAP
     assert decision.confidence == 0.0
     at = np.round(map_from_camera[:3, 3], 2).tolist()
@@ -94,15 +114,15 @@ def test_the_camera_may_stand_on_the_border_of_the_margin(axis: int, side: int) 
 
 
 def test_the_place_outside_the_map_is_told_in_centimetres() -> None:
-    decision = judge(replace(GOOD, map_from_camera=placed(x=7.123456)), CONTRACT, OPTIONS)
+    decision = judged(replace(GOOD, map_from_camera=placed(x=7.123456)), CONTRACT, OPTIONS)
     assert decision.detail.startswith("position [7.12, 0.0, 0.0] m, expected within ")
 
 
 def test_the_margin_may_be_nothing() -> None:
     for margin in (0.0, 0.5):
         options = replace(OPTIONS, map_margin=margin)
-        assert judge(replace(GOOD, map_from_camera=placed(x=4.0 + margin)), CONTRACT, options).accepted
-        assert not judge(replace(GOOD, map_from_camera=placed(x=4.01 + margin)), CONTRACT, options).accepted
+        assert judged(replace(GOOD, map_from_camera=placed(x=4.0 + margin)), CONTRACT, options).accepted
+        assert not judged(replace(GOOD, map_from_camera=placed(x=4.01 + margin)), CONTRACT, options).accepted
 
 
 def by(feature: str, coefficient: float, mean: float, threshold: float) -> ConfidenceModel:
@@ -118,11 +138,11 @@ CALIBRATED = replace(CONTRACT, confidence=by("inlier_ratio", 10.0, 0.5, threshol
 
 
 def test_a_calibrated_confidence_is_a_probability_and_may_be_at_its_bound() -> None:
-    assert judge(GOOD, CALIBRATED, OPTIONS).confidence == pytest.approx(1 / (1 + math.exp(-3.0)))
-    decision = judge(replace(GOOD, inlier_ratio=0.5), CALIBRATED, OPTIONS)
+    assert judged(GOOD, CALIBRATED, OPTIONS).confidence == pytest.approx(1 / (1 + math.exp(-3.0)))
+    decision = judged(replace(GOOD, inlier_ratio=0.5), CALIBRATED, OPTIONS)
     assert decision.accepted
     assert decision.confidence == 0.5
-    decision = judge(replace(GOOD, inlier_ratio=0.4), CALIBRATED, OPTIONS)
+    decision = judged(replace(GOOD, inlier_ratio=0.4), CALIBRATED, OPTIONS)
     assert decision.reject_reason is RejectReason.LOW_CONFIDENCE
     assert decision.confidence == 0.0
     assert decision.detail == "confidence 0.269, expected at least 0.500"
@@ -130,36 +150,36 @@ def test_a_calibrated_confidence_is_a_probability_and_may_be_at_its_bound() -> N
 
 def test_the_users_least_confidence_takes_the_place_of_the_models() -> None:
     strict, lenient = replace(OPTIONS, min_confidence=0.99), replace(OPTIONS, min_confidence=0.2)
-    decision = judge(GOOD, CALIBRATED, strict)
+    decision = judged(GOOD, CALIBRATED, strict)
     assert decision.reject_reason is RejectReason.LOW_CONFIDENCE
     assert decision.detail == "confidence 0.953, expected at least 0.990"
-    decision = judge(replace(GOOD, inlier_ratio=0.4), CALIBRATED, lenient)
+    decision = judged(replace(GOOD, inlier_ratio=0.4), CALIBRATED, lenient)
     assert decision.accepted
     assert decision.confidence == pytest.approx(1 / (1 + math.e))
-    assert judge(GOOD, CONTRACT, strict).accepted  # a file without confidence has none to bound
+    assert judged(GOOD, CONTRACT, strict).accepted  # a file without confidence has none to bound
 
 
 def test_a_calibrated_confidence_decides_in_place_of_inliers_and_residuals() -> None:
     loose = replace(CALIBRATED, confidence=by("inlier_ratio", 10.0, 0.5, threshold=0.0))
     estimate = replace(GOOD, inlier_ratio=0.1, residuals=np.full(4, 3.0))
-    assert judge(estimate, CONTRACT, OPTIONS).reject_reason is RejectReason.LOW_INLIER_RATIO
-    assert judge(estimate, loose, OPTIONS).accepted
+    assert judged(estimate, CONTRACT, OPTIONS).reject_reason is RejectReason.LOW_INLIER_RATIO
+    assert judged(estimate, loose, OPTIONS).accepted
 
 
 def test_outside_the_map_no_confidence_helps_and_it_is_a_feature_itself() -> None:
     outside = replace(GOOD, map_from_camera=placed(x=5.5))  # 1.5 m, the margin is 1 m
-    assert judge(outside, CALIBRATED, OPTIONS).reject_reason is RejectReason.OUTSIDE_MAP
+    assert judged(outside, CALIBRATED, OPTIONS).reject_reason is RejectReason.OUTSIDE_MAP
     wary = replace(CONTRACT, confidence=by("log_outside_map", -2.0, 0.0, threshold=0.25))
-    assert judge(GOOD, wary, OPTIONS).confidence == 0.5
-    near = judge(replace(GOOD, map_from_camera=placed(x=4.5)), wary, OPTIONS)
+    assert judged(GOOD, wary, OPTIONS).confidence == 0.5
+    near = judged(replace(GOOD, map_from_camera=placed(x=4.5)), wary, OPTIONS)
     assert near.confidence == pytest.approx(1 / (1 + 1.5**2))
-    decision = judge(replace(GOOD, map_from_camera=placed(x=5.0)), wary, OPTIONS)
+    decision = judged(replace(GOOD, map_from_camera=placed(x=5.0)), wary, OPTIONS)
     assert decision.detail == "confidence 0.200, expected at least 0.250"
 
 
 @pytest.mark.parametrize("failure", AlignmentFailure)
 def test_without_a_pose_there_is_no_confidence_to_ask(failure: AlignmentFailure) -> None:
-    assert judge(failure, CALIBRATED, OPTIONS).reject_reason is RejectReason[failure.name]
+    assert judged(failure, CALIBRATED, OPTIONS).reject_reason is RejectReason[failure.name]
 
 
 @pytest.mark.parametrize(
@@ -254,28 +274,30 @@ def confident(threshold: float) -> ConfidenceModel:
 def test_a_calibrated_confidence_decides_in_place_of_the_bounds() -> None:
     probability = 1 / (1 + math.exp(-0.5))
     loose = GateOptions(min_inlier_ratio=1.0, max_residual=0.001)
-    decision = judge(GOOD, replace(CONTRACT, confidence=confident(probability - 1e-6)), loose)
+    decision = judged(GOOD, replace(CONTRACT, confidence=confident(probability - 1e-6)), loose)
     assert decision.accepted
     assert decision.confidence == pytest.approx(probability)
-    decision = judge(GOOD, replace(CONTRACT, confidence=confident(0.63)), loose)
+    decision = judged(GOOD, replace(CONTRACT, confidence=confident(0.63)), loose)
     assert decision.reject_reason is RejectReason.LOW_CONFIDENCE
     assert decision.confidence == 0.0
     assert decision.detail == "confidence 0.622, expected at least 0.630"
     better = replace(GOOD, inlier_ratio=0.9)
-    assert judge(better, replace(CONTRACT, confidence=confident(0.63)), loose).accepted
+    assert judged(better, replace(CONTRACT, confidence=confident(0.63)), loose).accepted
 
 
 def test_the_users_bound_goes_before_the_models() -> None:
     described = replace(CONTRACT, confidence=confident(0.3))
-    assert judge(GOOD, described, GateOptions(min_confidence=0.62)).accepted
-    decision = judge(GOOD, described, GateOptions(min_confidence=0.7))
+    assert judged(GOOD, described, GateOptions(min_confidence=0.62)).accepted
+    decision = judged(GOOD, described, GateOptions(min_confidence=0.7))
     assert decision.detail == "confidence 0.622, expected at least 0.700"
-    assert judge(GOOD, replace(CONTRACT, confidence=confident(0.9)), GateOptions(min_confidence=0.6)).accepted
+    assert judged(
+        GOOD, replace(CONTRACT, confidence=confident(0.9)), GateOptions(min_confidence=0.6)
+    ).accepted
     with pytest.raises(ValueError, match="min_confidence: expected 0 .. 1, got 2"):
         GateOptions(min_confidence=2)
 
 
 def test_a_confident_pose_outside_the_map_is_refused_all_the_same() -> None:
     away = replace(GOOD, map_from_camera=transform(np.eye(3), [9.0, 0.0, 1.0]))
-    decision = judge(away, replace(CONTRACT, confidence=confident(0.0)), GateOptions())
+    decision = judged(away, replace(CONTRACT, confidence=confident(0.0)), GateOptions())
     assert decision.reject_reason is RejectReason.OUTSIDE_MAP
