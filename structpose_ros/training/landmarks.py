@@ -196,12 +196,17 @@ def strongest_of(features: Features) -> Keypoints:
 def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the most likely pixel (B, 2, h, w) of each cell, and its probability (B, 1, h, w).
 
-    Of a softmax over all logits only the largest is needed.
+    Of a softmax over all logits only the largest is needed. It is looked for in the rows of a cell's pixels,
+    then in the best of them: ONNX Runtime tells what is largest much faster than where, and the time of the
+    latter depends on the values.
     """
-    largest, pixel = logits[:, :-1].max(dim=1, keepdim=True)
+    rows = logits[:, :-1].unflatten(1, (CELL, CELL))  # (B, 8, 8, h, w)
+    of_rows = rows.amax(dim=2)
+    largest, y = of_rows.amax(dim=1, keepdim=True), of_rows.argmax(dim=1, keepdim=True)
+    x = torch.gather(rows, 1, y[:, None].expand(-1, -1, CELL, -1, -1))[:, 0].argmax(dim=1, keepdim=True)
     above = torch.maximum(largest, logits[:, -1:])
     scores = torch.exp(largest - above) / torch.exp(logits - above).sum(dim=1, keepdim=True)
-    within = torch.cat([pixel % CELL, torch.div(pixel, CELL, rounding_mode="floor")], dim=1)
+    within = torch.cat([x, y], dim=1)
     h, w = scores.shape[2:]
     return within.to(scores) - (CELL - 1) / 2 + _centres(h, w, CELL, scores), scores
 
