@@ -37,7 +37,6 @@ from structpose_ros.network import (
 from structpose_ros.relocalizer import Relocalizer
 from structpose_ros.sessions import BackendOptions, ProviderError, spinning_entries
 from structpose_ros.training.frames import Recording, open_recording, read_color, read_pose
-from structpose_ros.training.int8_convolutions import with_int8_convolutions
 
 CALIBRATION_FRAMES = 48
 ROUND = 10  # runs of a back end before the next one's turn: what else the machine does falls on all of them
@@ -52,8 +51,8 @@ BACKBONE_OUTPUTS = (
 Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]  # image and rays to the graph's outputs
 
 
-class NotInstalledError(RuntimeError):
-    """What is needed isn't there; the message is what installs it."""
+class UnavailableError(RuntimeError):
+    """What is needed isn't there; the message says what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def needed(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise NotInstalledError(f"not installed: pip install {package}") from error
+        raise UnavailableError(f"not installed: pip install {package}") from error
 
 
 def with_onnx_runtime(
@@ -94,7 +93,7 @@ def with_onnx_runtime(
 ) -> Run:
     runtime = needed("onnxruntime", "onnxruntime")
     if provider not in runtime.get_available_providers():
-        raise NotInstalledError("not installed: pip install onnxruntime-openvino, without onnxruntime")
+        raise UnavailableError("not installed: pip install onnxruntime-openvino, without onnxruntime")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
@@ -145,7 +144,7 @@ def float_model(path: Path) -> Any:
     """Load a model whose convolutions are in float32."""
     model = needed("onnx", "onnx").load(path)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        raise NotInstalledError("convolutions are in int8: give a model exported without --int8")
+        raise UnavailableError("convolutions are in int8: give a model exported without --int8")
     return model
 
 
@@ -153,10 +152,12 @@ def quantised(path: Path, folder: Path, feeds: list[dict[str, np.ndarray]]) -> P
     """Return a model file whose convolutions alone are in int8 as in `structpose export --int8`."""
     onnx = needed("onnx", "onnx")
     if not feeds:
-        raise NotInstalledError("no frames to calibrate on: give --data")
+        raise UnavailableError("no frames to calibrate on: give --data")
     target = folder / f"{path.stem}_int8_convolutions.onnx"
     if not target.is_file():
         model = float_model(path)
+        from structpose_ros.training.int8_convolutions import with_int8_convolutions  # needs onnx
+
         onnx.save(with_int8_convolutions(model, feeds), target)
     return target
 
@@ -224,7 +225,7 @@ def built(makers: dict[str, Callable[[int], Run]], threads: int) -> tuple[dict[s
     for name, make in makers.items():
         try:
             runs[name] = make(threads)
-        except (NotInstalledError, ProviderError) as error:
+        except (UnavailableError, ProviderError) as error:
             missing[name] = str(error)
         except Exception as error:  # of a library, which can't take this graph
             missing[name] = f"fails: {(str(error).strip() or type(error).__name__).splitlines()[0][:120]}"

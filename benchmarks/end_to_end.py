@@ -54,7 +54,8 @@ class Bench:
         self._data, self._out, self._node = data, out, node
         self.started = started
         self.phases: dict[str, Phase] = {}
-        self.overloads: list[tuple[list[int], float]] = []  # stamps, and the bare network's p50 beside them
+        # Stamps, and the quantiles of the bare network beside them.
+        self.overloads: list[tuple[list[int], dict[str, float]]] = []
 
     def play(self, name: str, rate: float, frames: int, *options: str) -> list[int]:
         """Show so many frames at a rate, once more where the phase has had some; return their stamps.
@@ -116,7 +117,7 @@ def bench_end_to_end(model: Path, network: OnnxNetwork, data: Path, out: Path, f
             rate = OVERLOAD * 1e3 / percentiles(before)["p50"]
             stamps = bench.play(OVERLOADED, rate, 200)
             after = network_alone(network, data)
-            bench.overloads.append((stamps, percentiles(before + after)["p50"]))
+            bench.overloads.append((stamps, percentiles(before + after)))
             alone += before + after
         model_options = ("--model", str(model.resolve()), "--provider", network.provider)
         bench.play(IN_TURN, 10.0, 300, *model_options)
@@ -143,8 +144,16 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
             "node_rss_bytes": phase.rss,
         }
     slow, fast = phases["10 Hz"]["latency_ms"], phases["30 Hz"]["latency_ms"]
-    overload = percentiles(
-        [by_stamp[at] / beside for stamps, beside in bench.overloads for at in stamps if at in by_stamp]
+    overload, of_slowest = (
+        percentiles(
+            [
+                by_stamp[at] / beside[quantile]
+                for stamps, beside in bench.overloads
+                for at in stamps
+                if at in by_stamp
+            ]
+        )
+        for quantile in ("p50", "p99")
     )
     in_turn, looked_at = (_more_than_network(bench.phases[name], by_stamp) for name in (IN_TURN, LOOKED_AT))
     first = min(pose["stamp_ns"] * 1e-9 + 1e-3 * pose["latency_ms"] for pose in poses)
@@ -156,10 +165,12 @@ def summary_of(bench: Bench, poses: list[dict[str, Any]], network_ms: dict[str, 
         "end_to_end_over_network_p50_at_30_hz": fast["p50"] / network_ms["p50"],
         "end_to_end_minus_network_ms_at_30_hz": fast["p50"] - network_ms["p50"],
         "end_to_end_minus_network_in_turn_ms": in_turn,
+        "network_p99_over_p50": network_ms["p99"] / network_ms["p50"],
         "p99_over_p50": slow["p99"] / slow["p50"],
         "p99_over_p50_at_30_hz": fast["p99"] / fast["p50"],
         "overload_age_over_network_p50": overload["p50"],
         "overload_age_over_network_p99": overload["p99"],
+        "overload_age_p99_over_network_p99": of_slowest["p99"],
         "pictures_ms": looked_at["p50"] - in_turn["p50"],
         "pictures_cpu_share": bench.phases[LOOKED_AT].cpu - bench.phases[IN_TURN].cpu,
         "first_pose_s": first - bench.started,

@@ -286,7 +286,7 @@ std::vector<double> supporters(const double *a, const double *b, int n, int star
   return rows;
 }
 
-// Solve m x = c by Gauss's elimination; whether there is a finite solution.
+// Solve m x = c by Gauss's elimination; whether there is a solution whose squares are finite.
 bool solve(double m[6][6], double c[6]) {
   for (int k = 0; k < 6; ++k) {
     int pivot = k;
@@ -306,7 +306,7 @@ bool solve(double m[6][6], double c[6]) {
   for (int k = 5; k >= 0; --k) {
     for (int j = k + 1; j < 6; ++j) c[k] -= m[k][j] * c[j];
     c[k] /= m[k][k];
-    sum += c[k];
+    sum += c[k] * c[k];
   }
   return std::isfinite(sum);
 }

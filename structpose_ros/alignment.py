@@ -111,6 +111,7 @@ class Attempt(NamedTuple):
     """A solve that may have failed, worked out to the end.
 
     A frame takes as long whatever the camera sees: a failure is noted, and what follows is done all the same.
+    Only what is not finite, or beyond all measure, ends early.
     estimate: of a failed solve its numbers mean nothing; None where there was nothing to go on with.
     """
 
@@ -213,10 +214,13 @@ def _closed_form(
     options: AlignmentOptions,
 ) -> Attempt:
     """Return what the last solve with the weights `current` came to."""
-    if failure is not None:
-        given = current = np.ones_like(given)
     squared = _squared_residuals(a, b, solved)
     residuals = np.sqrt(squared)
+    if failure is None:
+        covariance = _covariance(solved, a, squared, given, current)
+    else:  # as in `_refined`
+        given = current = np.ones_like(given)
+        covariance = _estimate_covariance(np.eye(6), np.zeros_like(squared), given, current, 3)
     estimate = PoseEstimate(
         map_from_camera=transform(solved.rotation, solved.translation),
         residuals=residuals,
@@ -224,7 +228,7 @@ def _closed_form(
         inlier_ratio=float(given[residuals <= options.inlier_threshold].sum() / given.sum()),
         effective_points=solved.effective_points,
         singular_values=solved.singular_values,
-        covariance=_covariance(solved, a, squared, given, current),
+        covariance=covariance,
     )
     return Attempt(failure, estimate)
 
@@ -248,11 +252,10 @@ def _refined(
     )
     if not refined.determined:
         failure = failure or AlignmentFailure.COLLINEAR
-    total = float(refined.weights.sum())  # 0 if the last step has left all points behind
-    effective_points = total**2 / _dot(refined.weights, refined.weights) if total > 0 else 0.0
+    effective_points = _effective_points(refined.weights)  # 0 if the last step has left all points behind
     if effective_points < options.min_effective_points * (1.0 - 1e-9):
         failure = failure or AlignmentFailure.TOO_FEW_POINTS
-    if failure is not None:
+    if failure is not None:  # on with what no division and no inverse can fail on
         given = np.ones_like(given)
         refined = refined._replace(
             weights=given, normal_matrix=np.eye(6), squared_errors=np.zeros_like(given)
@@ -278,6 +281,12 @@ def _dot(a: Array, b: Array) -> float:
     return float(np.einsum("n,n->", a, b))
 
 
+def _effective_points(weights: Array) -> float:
+    """Return (sum w)^2 / sum w^2; 0 where the weights are so small that their squares are none."""
+    squares = _dot(weights, weights)
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
 class _Solved(NamedTuple):
     """A closed-form solve; what it says is of no use where there is a `failure`."""
 
@@ -291,11 +300,10 @@ class _Solved(NamedTuple):
 def _solve(a: Array, b: Array, weights: Array, rounding: float, options: AlignmentOptions) -> _Solved:
     """One weighted Kabsch solve of points (3, N); `rounding` is what the cross-covariance must exceed."""
     failure = None
-    total = float(weights.sum())
-    if total <= 0:
+    if weights.sum() <= 0:
         failure = AlignmentFailure.ZERO_WEIGHTS
-        weights, total = np.ones_like(weights), float(len(weights))
-    effective_points = total**2 / _dot(weights, weights)
+        weights = np.ones_like(weights)
+    effective_points = _effective_points(weights)
     if effective_points < options.min_effective_points * (1.0 - 1e-9):  # equal weights may round below N
         failure = failure or AlignmentFailure.TOO_FEW_POINTS
     rigid = kabsch(a, b, weights)
@@ -344,7 +352,7 @@ def _estimate_covariance(
     robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
     slope = _dot(weights, 4.0 * robust - 1.0) / 3.0
     slope = max(slope, 0.1 * total)  # a robust scale far below the residuals leaves no curvature to rely on
-    effective_points = total**2 / _dot(weights, weights)
+    effective_points = _effective_points(weights)
     freedom = effective_points / max(effective_points - 6.0 / dimensions, 1.0)
     variance = _dot(weights**2, squared_residuals) / dimensions / slope**2 * freedom * total
     covariance = variance * np.linalg.inv(information)

@@ -95,7 +95,8 @@ def judge(attempt: Attempt, contract: ModelContract, options: GateOptions) -> De
     has what it takes; else the inlier ratio, which is ordered, but no probability.
     """
     outcome, probability = attempt.outcome, 0.0
-    if contract.confidence is not None and attempt.estimate is not None:  # whether it has failed or not
+    if contract.confidence is not None and attempt.estimate is not None:
+        # Of a failed one as well, which nobody reads: a frame takes as long whatever the camera sees.
         outside = contract.metres_outside(attempt.estimate.map_from_camera[:3, 3])
         probability = contract.confidence.probability(features(attempt.estimate, outside))
     if isinstance(outcome, AlignmentFailure):

@@ -23,11 +23,12 @@ def page(
     All of it is ASCII but for names that the file holds.
     """
     views = None if card is None else card.views
+    in_float32 = "" if card is None or card.export.int8 is None else " of the network in float32"
     sections = [
         ("Trained on", trained_on(contract, card)),
         ("Works on", [] if card is None or views is None else works_on(contract, views, card.training)),
-        ("Accuracy", _accuracy(contract.validation)),
-        ("Calibration", _calibration(contract)),
+        (f"Accuracy{in_float32}", _accuracy(contract.validation)),
+        (f"Calibration{in_float32}", _calibration(contract)),
         ("Training", _training(contract, None if card is None else card.training)),
         ("File", _file(path, sha256, contract, None if card is None else card.export, map_cloud)),
     ]
@@ -133,11 +134,11 @@ def _file(
 
 def cost_of_int8(loss: Int8Loss) -> str:
     """Return in words what whole numbers of 8 bits cost a model file."""
-    text = f"on {loss.frames} training frames, calibrated on {loss.calibrated} others: "
-    text += (
-        f"{loss.poses} poses in the median {1e3 * loss.position_m:.1f} mm and {loss.rotation_deg:.2f} deg "
+    apart = f"{1e3 * loss.position_m:.1f} mm and {loss.rotation_deg:.2f} deg"
+    text = (
+        f"on {loss.frames} training frames, calibrated on {loss.calibrated} others: {loss.poses} poses in "
+        f"the median {apart} from those in float32"
     )
-    text += "from those in float32"
     if loss.float_error is None or loss.int8_error is None:
         return text
     before, after = (

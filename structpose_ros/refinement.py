@@ -88,7 +88,7 @@ def refine(
         for block in (slice(0, 3), slice(3, 6)):  # not by elements: the axes must not matter
             diagonal[block] += DAMPING / 3.0 * diagonal[block].sum()
         step = _step(normal_matrix, gradient)
-        if not math.isfinite(float(step.sum())):
+        if not math.isfinite(float(step @ step)):
             determined, step = False, np.zeros(6)
         translation = translation + rotation @ step[:3]
         rotation = rotation @ rotation_from_vector(step[3:])

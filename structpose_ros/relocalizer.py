@@ -70,15 +70,15 @@ class Relocalizer:
         rays = prediction.rays(input_camera, cell_rays)
         points_in_camera = unproject(prediction.depth, rays)
         weights = np.where(rays[..., 2] > 0, prediction.weights, 0.0).astype(np.float64)
-        solved = attempt(
+        attempted = attempt(
             points_in_camera.reshape(-1, 3),
             prediction.scene_coordinates.reshape(-1, 3),
             weights.reshape(-1),
             self.alignment,
         )
-        decision = judge(solved, contract, self.gate)
+        decision = judge(attempted, contract, self.gate)
         finished = time.perf_counter()
-        estimate = None if solved.failure is not None else solved.estimate
+        estimate = None if attempted.failure is not None else attempted.estimate
         return Result(
             decision=decision,
             estimate=estimate,

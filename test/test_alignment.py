@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from structpose_ros import alignment
 from structpose_ros.alignment import (
     AlignmentFailure,
     AlignmentOptions,
@@ -531,7 +532,7 @@ def test_options_out_of_range_are_refused(changes: dict[str, float], message: st
         AlignmentOptions(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("size", [1e99, 1e120, 1e160, 1e300])
+@pytest.mark.parametrize("size", [1e30, 1e45, 1e60, 1e70, 1e99, 1e120, 1e160, 1e300])
 @pytest.mark.parametrize(
     "options", [AlignmentOptions(), AlignmentOptions(consensus_starts=4, refine_rounds=3)]
 )
@@ -632,3 +633,25 @@ def test_a_solve_that_fails_is_worked_out_to_the_end(failure: str, rounds: int) 
     assert found.estimate is not None
     assert found.estimate.residuals.shape == (40,)
     assert np.isfinite(features(found.estimate, 0.0)).all()
+
+
+@pytest.mark.parametrize("refined", [True, False])
+def test_a_failure_of_the_refinement_alone_is_worked_out_as_well(
+    refined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Undetermined: there is an estimate all the same. Without a covariance there is none."""
+    points = np.random.default_rng(0).uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], size=(40, 3))
+    if refined:
+        truth = alignment.refine
+        monkeypatch.setattr(alignment, "refine", lambda *given: truth(*given)._replace(determined=False))
+    else:
+
+        def singular(*_: object) -> Array:
+            raise np.linalg.LinAlgError("singular")
+
+        monkeypatch.setattr(alignment, "_covariance_of_refined", singular)
+    found = attempt(points, points + [1.0, 2.0, 3.0], np.ones(40), AlignmentOptions(refine_rounds=3))
+    assert found.outcome is found.failure is AlignmentFailure.COLLINEAR
+    assert (found.estimate is not None) == refined
+    if found.estimate is not None:
+        assert np.isfinite(features(found.estimate, 0.0)).all()

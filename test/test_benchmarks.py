@@ -87,8 +87,11 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
         bench.phases[name] = Phase(name, 10.0, [*stamps, 5], 0.25 + 0.125 * number, 1000 + number, network_ms)
         poses += [{"stamp_ns": stamp, "latency_ms": milliseconds} for stamp in stamps]
     overloaded = bench.phases[OVERLOADED].stamps
-    bench.overloads = [(overloaded[:1], 18.0), (overloaded[1:], 24.0)]
-    summary = summary_of(bench, poses, {"p50": 20.0})
+    bench.overloads = [
+        (overloaded[:1], {"p50": 18.0, "p99": 30.0}),
+        (overloaded[1:], {"p50": 24.0, "p99": 24.0}),
+    ]
+    summary = summary_of(bench, poses, {"p50": 20.0, "p99": 26.0})
     assert summary["end_to_end"]["10 Hz"]["poses"] == 4
     assert summary["end_to_end"]["10 Hz"]["frames"] == 5
     assert summary["end_to_end_over_network_p50"] == 1.2
@@ -100,6 +103,8 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
     assert summary["p99_over_p50"] == summary["p99_over_p50_at_30_hz"] == 1.0
     assert summary["overload_age_over_network_p50"] == 1.5
     assert summary["overload_age_over_network_p99"] == pytest.approx(2.0, abs=0.02)
+    assert summary["overload_age_p99_over_network_p99"] == 1.5
+    assert summary["network_p99_over_p50"] == 1.3
     assert summary["pictures_ms"] == 3.0
     assert summary["pictures_cpu_share"] == 0.25
     assert summary["first_pose_s"] == pytest.approx(1.04)

@@ -175,6 +175,20 @@ def test_too_few_matches_come_back_as_they_were(weights: list[float]) -> None:
 
 
 @needs_library
+def test_a_step_beyond_all_measure_is_none() -> None:
+    """One whose squares overflow is no step of either: no sine can be taken of it."""
+    random = np.random.default_rng(0)
+    points = 1e156 * random.uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], (12, 3)).T.copy()
+    seen = 1e8 * random.uniform(-1.0, 1.0, (2, 12))
+    arguments = (np.eye(3), np.zeros(3), seen, points, np.ones(12), 1, 1e9, 1e9)
+    with np.errstate(all="ignore"):
+        for refine in (compiled.refine, refinement.refine):
+            found = refine(*arguments)
+            assert not found.determined
+            np.testing.assert_array_equal(found.rotation, np.eye(3))
+
+
+@needs_library
 def test_points_that_leave_the_pose_open_leave_it_where_it_was() -> None:
     """Weightless points: a normal matrix of zeros."""
     points = np.ones((3, 8))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_files import contract
 
+from structpose_ros import gate
 from structpose_ros.alignment import AlignmentFailure, Attempt, PoseEstimate
 from structpose_ros.confidence import FEATURES, ConfidenceModel, features
 from structpose_ros.contract import ModelContract
@@ -54,6 +55,22 @@ def test_a_failure_is_one_however_good_its_estimate_looks() -> None:
             assert decision.reject_reason is RejectReason[failure.name]
             assert decision.confidence == 0.0
             assert decision.detail == f"alignment failed: {failure.value}"
+
+
+def test_the_confidence_of_a_failure_is_computed_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame takes as long whatever the camera sees."""
+    seen: list[PoseEstimate] = []
+
+    def counted(estimate: PoseEstimate, outside: float) -> np.ndarray:
+        seen.append(estimate)
+        return features(estimate, outside)
+
+    monkeypatch.setattr(gate, "features", counted)
+    judge(Attempt(None, GOOD), CALIBRATED, OPTIONS)
+    judge(Attempt(AlignmentFailure.COLLINEAR, GOOD), CALIBRATED, OPTIONS)
+    assert [estimate is GOOD for estimate in seen] == [True, True]
+    judge(Attempt(AlignmentFailure.NON_FINITE, None), CALIBRATED, OPTIONS)
+    assert len(seen) == 2
 
 
 def test_a_good_estimate_is_accepted_with_its_inlier_ratio_as_confidence() -> None:

@@ -57,10 +57,19 @@ def card_of(path: Path) -> Export:
 
 
 def test_the_loss_is_measured_on_frames_that_did_not_calibrate(
-    network: LandmarkNetwork, seen: list[Frame], tmp_path: Path
+    network: LandmarkNetwork, seen: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, poses = tmp_path / "model.onnx", np.stack(POSES)
-    export_model(network, CONTRACT, path, images=images_of(seen), true_poses=poses, training=TRAINING)
+    path, poses, images = tmp_path / "model.onnx", np.stack(POSES), images_of(seen)
+    calibrated: list[np.ndarray] = []
+    truth = under_test.with_int8_convolutions
+
+    def noted(model: onnx.ModelProto, feeds: list[under_test.Feed]) -> onnx.ModelProto:
+        calibrated.extend(feed["image"] for feed in feeds)
+        return truth(model, feeds)
+
+    monkeypatch.setattr(under_test, "with_int8_convolutions", noted)
+    export_model(network, CONTRACT, path, images=images, true_poses=poses, training=TRAINING)
+    np.testing.assert_array_equal(np.concatenate(calibrated), images[::2].numpy())
     loss = card_of(path).int8
     assert loss is not None
     assert (loss.calibrated, loss.frames, loss.poses) == (3, 3, 3)
@@ -95,6 +104,12 @@ def test_wide_layers_are_in_bytes_and_those_on_pixels_are_not(
     assert len(in_bytes) == 24
     assert all(quantised == (inputs >= 24) for quantised, inputs in in_bytes.values()), in_bytes
     assert sum(quantised for quantised, _ in in_bytes.values()) == 19
+    users = {name: node for node in graph.node for name in node.input}
+    behind = {users[node.output[0]].op_type for node in graph.node if in_bytes.get(node.name, (False,))[0]}
+    assert behind == {"QuantizeLinear"}, "a ReLU is in the range already"
+    for tensor in graph.initializer:
+        if tensor.name.endswith("_quantized") and tensor.data_type == onnx.TensorProto.INT8:
+            assert np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max() <= 64, "of 7 bits"
 
 
 def test_without_true_poses_their_errors_are_not_known(
@@ -144,9 +159,12 @@ def spoilt(weight: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
         (1.1, r"for half of the frames, got 0\.\d+ m and 0\.\d+ deg: export it without int8"),
         (
             2.0,
-            r"frame 1 of 3 as in float32, off by .* deg, got one off by [\d.]+ m and .*: export it without",
+            r"frame 1 of 3 within 0.1 m and 5.0 deg of float32's, .*, got one 0\.\d+ m and .* from it: ",
         ),
-        (np.nan, "frame 1 of 3 as in float32, off by .* deg, got none: export it without int8"),
+        (
+            np.nan,
+            "frame 1 of 3 within 0.1 m and .* of float32's, which is right, got none: export it without",
+        ),
     ],
 )
 def test_a_file_that_costs_more_is_not_written(
@@ -163,6 +181,15 @@ def test_a_file_that_costs_more_is_not_written(
     with pytest.raises(ExportError, match=message):
         export_model(network, CONTRACT, path, images=images_of(seen), true_poses=np.stack(POSES))
     assert path.read_bytes() == b"the model before"
+
+
+def test_a_loss_that_nothing_can_be_said_of_is_refused(
+    network: LandmarkNetwork, seen: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poses that are not known to be right may be lost; but of one at least there must be a loss."""
+    spoilt("positions", np.nan, monkeypatch)
+    with pytest.raises(ExportError, match="int8: expected poses of the 3 frames .*, got none: export it"):
+        export_model(network, CONTRACT, tmp_path / "model.onnx", images=images_of(seen))
 
 
 def test_the_loss_is_two_numbers_each() -> None:

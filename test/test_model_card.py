@@ -379,6 +379,8 @@ def test_what_int8_costs_is_said(file: Path) -> None:
     loss = Int8Loss(12, 11, 10, 0.0029, 0.063, (0.0045, 0.091), (0.0051, 0.11))
     text = page_of(file, dataclasses.replace(CARD, export=dataclasses.replace(CARD.export, int8=loss)))
     assert "ONNX opset 17, in int8 (for a CPU)" in text
+    assert "Accuracy of the network in float32" in text
+    assert "Calibration of the network in float32" in text
     assert "int8 costs on 11 training frames, calibrated on 12 others: 10 poses in the median 2.9 mm" in text
     assert (
         "and 0.06 deg from those in float32 (median error there: float32 4.5 mm, 0.09 deg; int8 5.1" in text
@@ -387,6 +389,7 @@ def test_what_int8_costs_is_said(file: Path) -> None:
     text = page_of(file, dataclasses.replace(CARD, export=dataclasses.replace(CARD.export, int8=loss)))
     assert "from those in float32 map cloud" in text
     assert "int8 costs" not in page_of(file, CARD)
+    assert "in float32" not in page_of(file, CARD)
 
 
 @pytest.mark.parametrize("name", ["position_m", "rotation_deg", "float_error", "int8_error"])

@@ -18,7 +18,7 @@ from structpose_ros.geometry import pose_error
 from structpose_ros.model_card import Int8Loss, Range
 from structpose_ros.training.int8_convolutions import Feed, with_int8_convolutions
 from structpose_ros.training.landmarks import LandmarkNetwork
-from structpose_ros.training.metrics import GOOD, WRONG
+from structpose_ros.training.metrics import GOOD
 from structpose_ros.training.parity import (
     PROVIDER,
     Examples,
@@ -91,32 +91,40 @@ def _loss(
     """Compare the poses of `_poses` with each other and with the true ones, where known.
 
     Raises:
-        ExportError: a good pose became a wrong one, or none, or they are mostly too far apart.
+        ExportError: there is nothing to compare; a pose that is known to be good is lost, or far from where
+            it was; or most of them have moved by more than rounding may move them.
     """
     apart: list[Range] = []
     errors: list[tuple[Range, Range]] = []
     for number, ((of_float32, of_int8), true_pose) in enumerate(zip(poses, true_poses, strict=True)):
         if of_float32 is None:
             continue
-        reference = of_float32 if true_pose is None else true_pose
-        float_error = pose_error(of_float32, reference)
-        int8_error = (np.inf, np.inf) if of_int8 is None else pose_error(of_int8, reference)
-        if np.less_equal(float_error, GOOD).all() and np.greater(int8_error, WRONG).any():
-            got = (
-                "none" if of_int8 is None else f"one off by {int8_error[0]:.3g} m and {int8_error[1]:.3g} deg"
-            )
+        moved = (np.inf, np.inf) if of_int8 is None else pose_error(of_int8, of_float32)
+        float_error = None if true_pose is None else pose_error(of_float32, true_pose)
+        if float_error is not None and _is_good(float_error) and not _is_good(moved):
+            got = "none" if of_int8 is None else f"one {moved[0]:.3g} m and {moved[1]:.3g} deg from it"
             raise ExportError(
-                f"int8: expected a pose of frame {number + 1} of {len(poses)} as in float32, off by "
-                f"{float_error[0]:.3g} m and {float_error[1]:.3g} deg, got {got}: export it without int8"
+                f"int8: expected a pose of frame {number + 1} of {len(poses)} within {GOOD[0]} m and "
+                f"{GOOD[1]} deg of float32's, which is right, got {got}: export it without int8"
             )
         if of_int8 is not None:
-            apart.append(pose_error(of_int8, of_float32))
-            errors += [] if true_pose is None else [(float_error, int8_error)]
-    position, rotation = np.median(apart, axis=0).tolist() if apart else (0.0, 0.0)
-    if position > MOST_POSITION_M or rotation > MOST_ROTATION_DEG:
+            apart.append(moved)
+        if of_int8 is not None and true_pose is not None and float_error is not None:
+            errors.append((float_error, pose_error(of_int8, true_pose)))
+    if not apart:
+        raise ExportError(
+            f"int8: expected poses of the {len(poses)} frames that measure the loss, got none: "
+            "export it without int8"
+        )
+    position, rotation = np.median(apart, axis=0).tolist()
+    if not (position <= MOST_POSITION_M and rotation <= MOST_ROTATION_DEG):
         raise ExportError(
             f"int8: expected poses within {MOST_POSITION_M} m and {MOST_ROTATION_DEG} deg of float32's for "
             f"half of the frames, got {position:.3g} m and {rotation:.3g} deg: export it without int8"
         )
     medians = [tuple(pair) for pair in np.median(errors, axis=0).tolist()] if errors else [None, None]
     return Int8Loss(calibrated, len(poses), len(apart), position, rotation, *medians)
+
+
+def _is_good(error: Range) -> bool:
+    return bool(np.less_equal(error, GOOD).all())

@@ -460,7 +460,7 @@ class Trainer:
                 "camera": dataclasses.asdict(self.recording.camera),
                 "refined_camera": dataclasses.asdict(self.refined_camera) if self.refined_camera else None,
             },
-            # For the export to compare on: uint8 (N, 3, H, W) and map_from_camera (N, 4, 4).
+            # For exports to compare and calibrate on: uint8 (N, 3, H, W) and map_from_camera (N, 4, 4).
             "examples": torch.from_numpy(np.ascontiguousarray(images)),
             "example_poses": torch.from_numpy(np.stack([frames[index].map_from_camera for index in chosen])),
             "description": as_plain(self.description),

@@ -16,7 +16,8 @@ from node_bench import error_of
 from node_rig import MAP_FROM_CAMERA
 
 EXACT = 1e-3  # metres and radians
-LOCK = 5.0  # seconds: for a lock of another process Fast DDS waits 1 s, up to three times, then does without
+TRY = 1.0  # seconds that Fast DDS waits for a lock of another process
+LOCK = 5.0  # seconds that it has been given up after, whatever else the machine does: three times at most
 
 
 @pytest.fixture
@@ -59,9 +60,9 @@ def test_a_reader_that_never_reads_keeps_nothing_from_others(bench: FaultBench, 
     reader.send_signal(signal.SIGSTOP)
     seconds = [_seconds_of_a_frame(bench) for _ in range(300)]
     print(f"300 frames answered beside a stopped reader, the latest after {max(seconds):.3f} s")
-    held_up = [taken for taken in seconds if taken > LOST]
-    assert len(held_up) <= 1, "frames were not answered in time"
-    assert sum(held_up) < LOCK
+    held_up = {number: taken for number, taken in enumerate(seconds) if taken > LOST}
+    assert len(held_up) <= 1, f"frames were not answered in time: {held_up}"
+    assert all(number < 3 and TRY < taken < LOCK for number, taken in held_up.items()), held_up
     assert bench.reason() == "localized"
     assert process.stop() == 0
 
