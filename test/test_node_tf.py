@@ -267,6 +267,7 @@ def test_a_camera_with_a_parent_gets_no_second_one(bench: Rig, model: Path) -> N
     bench.robot.fix(("camera_link", CAMERA_FRAME, MAST_FROM_CAMERA))
     bench.start(model__path=model, frames__base_frame="''")
     robot = bench.robot
+    robot.wait_for_reason("no_image")  # by then the node has heard of the parent
     for _ in range(3):
         robot.localize()
         status = robot.wait_for_reason("tf_conflict")
