@@ -22,6 +22,7 @@ from structpose_ros.training.description import TrainingRun
 from structpose_ros.training.export import export_model
 from structpose_ros.training.frames import Frame
 from structpose_ros.training.graph_editing import constant_of
+from structpose_ros.training.int8_convolutions import Feed
 from structpose_ros.training.landmarks import LandmarkNetwork, collect
 from structpose_ros.training.parity import ExportError
 
@@ -63,7 +64,7 @@ def test_the_loss_is_measured_on_frames_that_did_not_calibrate(
     calibrated: list[np.ndarray] = []
     truth = under_test.with_int8_convolutions
 
-    def noted(model: onnx.ModelProto, feeds: list[under_test.Feed]) -> onnx.ModelProto:
+    def noted(model: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto:
         calibrated.extend(feed["image"] for feed in feeds)
         return truth(model, feeds)
 
@@ -143,7 +144,7 @@ def spoilt(weight: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the graph in bytes have a constant that is off by a factor."""
     truth = under_test.with_int8_convolutions
 
-    def wrong(model: onnx.ModelProto, feeds: list[under_test.Feed]) -> onnx.ModelProto:
+    def wrong(model: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto:
         made = truth(model, feeds)
         (tensor,) = (item for item in made.graph.initializer if item.name == weight)
         values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)

@@ -109,7 +109,7 @@ def test_outputs_differ_by_the_rounding_of_halves_and_no_more(tmp_path: Path) ->
         assert 1e-6 < deviation < 5e-3, name  # it is in half precision indeed, and harmless
 
 
-def test_a_map_of_landmarks_has_its_backbone_in_fp16_and_its_places_exact(tmp_path: Path) -> None:
+def test_a_map_of_landmarks_has_its_backbone_in_fp16_and_its_places_exact() -> None:
     network = LandmarkNetwork(LandmarkConfig(count=64)).eval()
     image, rays = noise_image(landmark_contract()), rays_tensor(node_rays(landmark_contract()))
     content = onnx_model(network, image, rays, output_names(landmark_contract())).SerializeToString()

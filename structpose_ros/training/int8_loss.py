@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-import torch
+from torch import Tensor
 
 from structpose_ros import contract as names
 from structpose_ros.alignment import AlignmentFailure
 from structpose_ros.contract import ModelContract
 from structpose_ros.geometry import pose_error
 from structpose_ros.model_card import Int8Loss, Range
-from structpose_ros.training.int8_convolutions import Feed, with_int8_convolutions
+from structpose_ros.training.int8_convolutions import with_int8_convolutions
 from structpose_ros.training.landmarks import LandmarkNetwork
 from structpose_ros.training.metrics import GOOD
 from structpose_ros.training.parity import (
@@ -25,6 +25,7 @@ from structpose_ros.training.parity import (
     ExportError,
     Outputs,
     node_rays,
+    outputs_of,
     rays_tensor,
     solve_outputs,
 )
@@ -56,15 +57,17 @@ def in_int8(
             f"loss, got {frames}: train it again, or export it without int8"
         )
     rays = rays_tensor(node_rays(contract)).numpy()
-    feeds = [{names.INPUT_IMAGE: image, names.INPUT_RAYS: rays} for image in examples.images[:, None].numpy()]
-    model = with_int8_convolutions(model, feeds[::2])
+    feeds = [
+        {names.INPUT_IMAGE: image.numpy(), names.INPUT_RAYS: rays} for image in examples.images[::2].split(1)
+    ]
+    model = with_int8_convolutions(model, feeds)
     true_poses = [None] * frames if examples.true_poses is None else list(examples.true_poses)
-    poses = _poses(model, network, contract, feeds[1::2])
-    return model, _loss(len(feeds[::2]), poses, true_poses[1::2])
+    poses = _poses(model, network, contract, examples.images[1::2])
+    return model, _loss(len(feeds), poses, true_poses[1::2])
 
 
 def _poses(
-    model: onnx.ModelProto, network: LandmarkNetwork, contract: ModelContract, feeds: Sequence[Feed]
+    model: onnx.ModelProto, network: LandmarkNetwork, contract: ModelContract, images: Tensor
 ) -> list[tuple[Pose | None, Pose | None]]:
     """Return map_from_camera (4, 4) by torch in float32 and by the graph, None where there is none."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[PROVIDER])
@@ -77,11 +80,9 @@ def _poses(
         return None if isinstance(solution, AlignmentFailure) else solution.map_from_camera
 
     poses = []
-    for feed in feeds:
-        with torch.no_grad():
-            tensors = (torch.from_numpy(feed[name]) for name in (names.INPUT_IMAGE, names.INPUT_RAYS))
-            of_float32 = [value.numpy() for value in in_float32(*tensors)]
-        poses.append((pose_of(of_float32), pose_of(session.run(None, feed))))
+    for image in images.split(1):
+        of_float32, of_int8 = outputs_of(in_float32, session, image, rays_tensor(rays))
+        poses.append((pose_of(of_float32), pose_of(of_int8)))
     return poses
 
 
@@ -107,9 +108,10 @@ def _loss(
                 f"int8: expected a pose of frame {number + 1} of {len(poses)} within {GOOD[0]} m and "
                 f"{GOOD[1]} deg of float32's, which is right, got {got}: export it without int8"
             )
-        if of_int8 is not None:
-            apart.append(moved)
-        if of_int8 is not None and true_pose is not None and float_error is not None:
+        if of_int8 is None:
+            continue
+        apart.append(moved)
+        if float_error is not None and true_pose is not None:
             errors.append((float_error, pose_error(of_int8, true_pose)))
     if not apart:
         raise ExportError(

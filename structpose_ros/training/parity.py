@@ -64,11 +64,7 @@ def check_parity(graph: nn.Module, content: bytes, contract: ModelContract, exam
     tensor = rays_tensor(rays)
     deviations, comparisons = [], []
     for index, image in enumerate(examples.images.split(1)):
-        found: Outputs = session.run(
-            None, {names.INPUT_IMAGE: image.numpy(), names.INPUT_RAYS: tensor.numpy()}
-        )
-        with torch.no_grad():
-            expected: Outputs = [value.numpy() for value in graph(image, tensor)]
+        expected, found = outputs_of(graph, session, image, tensor)
         left_out = OTHERWISE_CHOSEN if contract.keypoints else 0.0
         deviations.append([_deviation(*pair, left_out) for pair in zip(found, expected, strict=True)])
         true_pose = None if examples.true_poses is None else examples.true_poses[index]
@@ -103,6 +99,15 @@ def check_parity(graph: nn.Module, content: bytes, contract: ModelContract, exam
             f"{wrong[0] if wrong else 'poses that agree'}"
         )
     return parity
+
+
+def outputs_of(
+    graph: nn.Module, session: onnxruntime.InferenceSession, image: Tensor, rays: Tensor
+) -> tuple[Outputs, Outputs]:
+    """Return what torch and what ONNX Runtime make of an image (1, 3, H, W) and rays (1, 3, h, w)."""
+    with torch.no_grad():
+        expected = [value.numpy() for value in graph(image, rays)]
+    return expected, session.run(None, {names.INPUT_IMAGE: image.numpy(), names.INPUT_RAYS: rays.numpy()})
 
 
 def node_rays(contract: ModelContract) -> npt.NDArray[np.float64]:

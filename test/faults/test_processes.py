@@ -17,7 +17,7 @@ from node_rig import MAP_FROM_CAMERA
 
 EXACT = 1e-3  # metres and radians
 TRY = 1.0  # seconds that Fast DDS waits for a lock of another process
-LOCK = 5.0  # seconds that it has been given up after, whatever else the machine does: three times at most
+LOCK = 5.0  # seconds in which it has given the lock up, after three tries at most
 
 
 @pytest.fixture
