@@ -151,6 +151,11 @@ class Health:
             self._rates["image"].happened(1 + dropped)
             self._image_at = time.monotonic()
 
+    def replaced(self) -> None:
+        """Count an image that had arrived, and that a newer one replaced after all."""
+        with self._lock:
+            self._counts["dropped"] += 1
+
     @contextmanager
     def working(self) -> Iterator[None]:
         """While a frame is worked on no image is taken, which is no silence of the camera's."""

@@ -18,6 +18,7 @@ from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.subscription import Subscription
 
+Taken = tuple[Any, Mapping[str, Any]]  # a message and its info
 LOOK_UP = 1_000_000_000  # nanoseconds after which a wait looks whether the context is still there
 RETRY, IN_A_ROW = 0.1, 10  # seconds before the next try where waiting failed, or so many messages in a row
 FASTEST, BURST = 1000.0, 100  # messages a second, and at once, that a publisher may send
@@ -77,6 +78,17 @@ class Listener:
         self._thread.join()
         self._interrupt.destroy()
 
+    def newer(self, seconds: float) -> Taken | None:
+        """Wait for so long for the next message, and take it; None: none came. For the callback alone."""
+        subscription = self._subscription
+        wait_set = rclpy_implementation.WaitSet(1, 1, 0, 0, 0, 0, self._context.handle)
+        index = wait_set.add_subscription(subscription.handle)
+        wait_set.add_guard_condition(self._interrupt.handle)
+        wait_set.wait(round(1e9 * seconds))
+        if not wait_set.is_ready("subscription", index):
+            return None
+        return self._take_one()
+
     def take_all(self) -> None:
         """Take what has arrived by now, in the caller's thread: this one's may not have woken up yet."""
         while self._attempt(self._take):
@@ -131,12 +143,16 @@ class Listener:
         return True
 
     def _take(self) -> bool:
-        subscription = self._subscription
         with self._taking:
-            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            taken = self._take_one()
             if taken is not None:
-                subscription.callback(*taken)
+                self._subscription.callback(*taken)
         return taken is not None
+
+    def _take_one(self) -> Taken | None:
+        subscription = self._subscription
+        taken: Taken | None = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        return taken
 
 
 def arrival_time(info: Mapping[str, Any]) -> float:
@@ -154,9 +170,12 @@ class MissedMessages:
 
     Known where the middleware numbers messages (CycloneDDS doesn't) and rclpy tells (Humble's doesn't), and
     while one publisher is there.
+    period: seconds from one message to the next when they were sent, between the last two that came; None:
+    not known.
     """
 
     def __init__(self) -> None:
+        self.period: float | None = None
         self._last: tuple[int, int] | None = None  # number, and when it was sent, in nanoseconds
 
     def before(self, info: Mapping[str, Any], publishers: Callable[[], int]) -> int:
@@ -165,11 +184,12 @@ class MissedMessages:
         publishers: counts them; asked only where something is missing.
         """
         number, last = info.get("publication_sequence_number"), self._last
-        self._last = None if number is None else (number, info["source_timestamp"])
+        self._last, self.period = None if number is None else (number, info["source_timestamp"]), None
         if number is None or last is None:
             return 0
-        missing = number - last[0] - 1  # negative: a publisher that began anew numbers from 1
-        possible = (
-            FASTEST * 1e-9 * (info["source_timestamp"] - last[1]) + BURST
-        )  # else it is another's number
-        return missing if 0 < missing <= possible and publishers() == 1 else 0
+        further = number - last[0]  # less than 1: a publisher that began anew numbers from 1
+        seconds = 1e-9 * (info["source_timestamp"] - last[1])
+        if not 0 < further <= FASTEST * seconds + BURST:  # else it is another's number
+            return 0
+        self.period = seconds / further if seconds > 0.0 else None
+        return further - 1 if further > 1 and publishers() == 1 else 0

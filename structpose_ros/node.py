@@ -25,9 +25,10 @@ from structpose_ros.backend import Backend
 from structpose_ros.cores import CoresError, bind_thread
 from structpose_ros.diagnostics import Condition, DiagnosticsPublisher, Health, Level
 from structpose_ros.frame_input import CameraInfos
+from structpose_ros.freshness import patience
 from structpose_ros.gate import Prior
 from structpose_ros.image_topic import CAMERA_INFO_QOS, IMAGE_QOS, ImageTopic
-from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, arrival_time
+from structpose_ros.listener import Listener, ListenerGroup, MissedMessages, Taken, arrival_time
 from structpose_ros.localization import Arrival, Localization
 from structpose_ros.messages import prior_from_message
 from structpose_ros.model_file_watch import AS_LOADED, ModelFileWatch
@@ -91,8 +92,10 @@ class StructposeRelocalizer(LifecycleNode):
         self._subscriptions_while_active: list[Any] = []
         self._listeners: list[Listener] = []
         self._take_camera_infos: Callable[[], None] = lambda: None
+        self._newer_image: Callable[[float], Taken | None] = lambda _: None
         self._missed_images = MissedMessages()
-        self._free_at = 0.0  # when the last frame was done, in seconds of time.perf_counter
+        # When the last frame was done, in seconds of time.perf_counter, and how many it took.
+        self._free_at, self._work = 0.0, 0.0
         self._show_state()
         self._create_services()
         self._create_timers()
@@ -248,6 +251,7 @@ class StructposeRelocalizer(LifecycleNode):
         self._listeners.append(Listener(camera_info, context, "camera_info", failed))
         self._take_camera_infos = self._listeners[0].take_all
         self._listeners.append(Listener(image, context, "relocalizer", failed, self._bind_thread))
+        self._newer_image = self._listeners[1].newer
 
     def _stop(self, why: str) -> None:
         """Stop listening, whatever the state; the frame being worked on is finished first."""
@@ -332,20 +336,33 @@ class StructposeRelocalizer(LifecycleNode):
         self._camera_infos.add(message)
 
     def _on_image(self, message: bytes | CompressedImage, info: Mapping[str, Any]) -> None:
-        arrived = arrival_time(info)
-        missed = self._missed_images.before(info, self._images.publishers)
-        # One that came while the node was free met an empty place: none before it had come in the meantime.
-        self._health.received(**{"dropped" if arrived < self._free_at else "lost": missed})
+        arrived = self._arrived(info)
+        worth = patience(time.perf_counter() - arrived, self._work, self._missed_images.period)
+        newer = self._newer_image(worth) if worth else None
+        if newer is not None:
+            self._health.replaced()
+            message, info = newer
+            arrived = self._arrived(info)
         if not self._wanted(arrived):
             self._health.skipped()
             return
         assert self._localization is not None, "active without a localization"
+        begun = time.perf_counter()
         self._take_camera_infos()  # its own may have come before it
         with self._health.working():
             self._localization.process(Arrival(message, arrived))
         self._show_state()
         self._diagnostics.publish_if_changed()
         self._free_at = time.perf_counter()
+        self._work = self._free_at - begun
+
+    def _arrived(self, info: Mapping[str, Any]) -> float:
+        """Count an image, and those that were missed before it; return when it arrived."""
+        arrived = arrival_time(info)
+        missed = self._missed_images.before(info, self._images.publishers)
+        # One that came while the node was free met an empty place: none before it had come in the meantime.
+        self._health.received(**{"dropped" if arrived < self._free_at else "lost": missed})
+        return arrived
 
     def _wanted(self, arrived: float) -> bool:
         """Whether an image is to be localised, by `~/set_enabled`, `run.mode` and `run.max_rate`."""

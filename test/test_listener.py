@@ -26,10 +26,15 @@ DEADLINE = 10.0
 
 
 class Bench:
-    """A publisher, and a subscription whose callback lasts until it is let go on."""
+    """A publisher, and a subscription whose callback lasts until it is let go on.
+
+    It waits for a newer message then, for `patience` seconds.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.patience = 0.0
+        self.listener: Listener | None = None
         self.events: list[str] = []
         self.infos: list[Mapping[str, Any]] = []
         self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
@@ -47,13 +52,17 @@ class Bench:
     def hear(self, message: String, info: Mapping[str, Any]) -> None:
         self.begun.release()
         assert self.go_on.acquire(timeout=DEADLINE)
+        if self.patience:
+            assert self.listener is not None
+            message, info = self.listener.newer(self.patience) or (message, info)
         self.events.append(f"{threading.current_thread().name} heard {message.data}")
         self.infos.append(info)
         if message.data == "bad":
             raise ValueError("of a message")
 
     def listen(self) -> Listener:
-        return Listener(self.subscription, self.node.context, "ear", self.fail, self.begin)
+        self.listener = Listener(self.subscription, self.node.context, "ear", self.fail, self.begin)
+        return self.listener
 
     def begin(self) -> None:
         self.events.append("begins")
@@ -67,6 +76,11 @@ class Bench:
 
     def wait_for_work(self) -> None:
         assert self.begun.acquire(timeout=DEADLINE)
+
+    def wait_for_events(self, count: int) -> None:
+        end = time.monotonic() + DEADLINE
+        while len(self.events) < count:
+            assert time.monotonic() < end, self.events
 
 
 @pytest.fixture
@@ -100,6 +114,38 @@ def test_the_newest_is_next_and_what_it_replaced_is_counted(bench: Bench) -> Non
     assert bench.events == ["begins", "ear heard first", "ear heard fourth"]
     missed = MissedMessages()
     assert [missed.before(info, lambda: 1) for info in bench.infos] == [0, 2]
+
+
+def test_a_callback_may_wait_for_a_newer_message(bench: Bench) -> None:
+    """It has the newest as soon as there is one, and its own where none comes in time."""
+    listener = bench.listen()
+    bench.patience = 2 * DEADLINE
+    bench.say("old")
+    bench.wait_for_work()
+    bench.go_on.release()
+    bench.say("newer")
+    bench.wait_for_events(2)
+    bench.patience = 0.01
+    bench.say("next")
+    bench.wait_for_work()
+    bench.go_on.release()
+    bench.wait_for_events(3)
+    listener.stop()
+    assert bench.events == ["begins", "ear heard newer", "ear heard next"]
+
+
+def test_stop_ends_the_wait_for_a_newer_message(bench: Bench) -> None:
+    """The callback goes on with its own."""
+    listener = bench.listen()
+    bench.patience = 100 * DEADLINE
+    bench.say("only")
+    bench.wait_for_work()
+    bench.go_on.release()
+    stopping = threading.Thread(target=listener.stop)
+    stopping.start()
+    stopping.join(DEADLINE)
+    assert not stopping.is_alive()
+    assert bench.events == ["begins", "ear heard only"]
 
 
 def test_stop_waits_for_the_callback_and_leaves_what_waits(bench: Bench) -> None:
@@ -256,6 +302,20 @@ def test_missed_messages_are_counted_by_their_numbers() -> None:
     missed = MissedMessages()
     infos = sent(7, 8, 11, 1, 2, 5)
     assert [missed.before(info, lambda: 1) for info in infos] == [0, 0, 2, 0, 0, 2], "1: began anew"
+
+
+def test_the_period_of_messages_follows_from_when_they_were_sent() -> None:
+    """Those that never came counted. It is unknown at first, of another publisher, and without numbers."""
+    missed = MissedMessages()
+    periods = []
+    for info in sent(7, 8, 11, 2, 3, 10_000, None, 4, 5, every=0.03):
+        missed.before(info, lambda: 1)
+        periods.append(missed.period)
+    expected = [None, 0.03, 0.01, None, 0.03, None, None, None, 0.03]
+    assert periods == [value if value is None else pytest.approx(value) for value in expected]
+    for info in sent(6, 7, every=0.0):
+        missed.before(info, lambda: 1)
+    assert missed.period is None, "no time went by"
 
 
 def test_nothing_is_said_of_missed_messages_of_several_publishers_or_without_numbers() -> None:

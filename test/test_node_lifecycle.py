@@ -19,6 +19,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -40,12 +41,17 @@ from onnx import TensorProto, helper, numpy_helper
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from rclpy.task import Future
 from ros_helpers import image_message, next_domain, ros_context
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
+from structpose_ros import frame_input
 from structpose_ros.geometry import transform
+from structpose_ros.listener import Taken
+from structpose_ros.localization import Arrival
 from structpose_ros.messages import target_from_source_of_pose
 from structpose_ros.node import StructposeRelocalizer
 
@@ -491,6 +497,51 @@ def test_a_missing_image_was_replaced_if_the_node_was_busy_and_lost_if_it_was_no
         node.trigger_deactivate()
         node.trigger_activate()
         assert come(20, 0.0) == ("1", "3"), "what came while the node was inactive was not lost"
+
+
+def test_an_image_that_has_waited_makes_way_for_the_next_which_is_due(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as dropped then; where the next one doesn't come it is worked on after all."""
+    with configured(model) as node:
+        assert node.trigger_activate().name == "SUCCESS"
+        node._images.publishers = lambda: 1  # type: ignore[method-assign]
+        worked_on: list[int] = []
+        asked: list[float] = []
+        coming: list[Taken | None] = []
+
+        def image(number: int, waited: float = 0.0) -> Taken:
+            """One of a camera that takes one each ten seconds."""
+            facts = {"publication_sequence_number": number, "source_timestamp": 10_000_000_000 * number}
+            facts["received_timestamp"] = time.time_ns() - round(1e9 * waited)
+            stamp = Time(sec=number)
+            return serialize_message(Image(header=Header(stamp=stamp))), facts
+
+        def newer(seconds: float) -> Taken | None:
+            asked.append(seconds)
+            return coming.pop(0)
+
+        def process(arrival: Arrival) -> None:
+            worked_on.append(frame_input.image_message(arrival.message).header.stamp.sec)
+
+        assert node._localization is not None
+        monkeypatch.setattr(node._localization, "process", process)
+        monkeypatch.setattr(node, "_newer_image", newer)
+
+        def come(taken: Taken, *then: Taken | None) -> None:
+            coming.extend(then)
+            node._work = 20.0  # seconds that the frame before took
+            node._on_image(*taken)
+            assert not coming
+
+        come(image(1, waited=9.0))  # nobody knows the period yet
+        come(image(2, waited=2.0))
+        come(image(4, waited=8.0), image(5))
+        come(image(6, waited=8.0), None)
+        assert worked_on == [1, 2, 5, 6]
+        assert asked == pytest.approx([7.0, 7.0], abs=1.0), "what is left of the period, and half of one"
+        _, values = node._health.report()
+        assert (values["frames_received"], values["frames_dropped"], values["frames_lost"]) == ("6", "2", "0")
 
 
 def test_autostart_leaves_the_node_to_who_was_faster(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
