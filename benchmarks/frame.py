@@ -29,6 +29,12 @@ def contents(image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
     }
 
 
+def spread_of_medians(times: npt.NDArray[np.float64]) -> float:
+    """Return by how much the largest median of the rows is larger than the smallest, as a share of it."""
+    medians = np.median(times, axis=1)
+    return float(medians.max() / medians.min() - 1.0)
+
+
 def bench_frame(network: OnnxNetwork, data: Path) -> dict[str, Any]:
     """Time frames of each content in turn, and the stages of a recording's frames."""
     relocalizer = Relocalizer(network)
@@ -39,7 +45,7 @@ def bench_frame(network: OnnxNetwork, data: Path) -> dict[str, Any]:
         for name, image in contents(images[len(images) // 2]).items()
     }
     by_content = timed_in_turn(frames, ROUNDS)
-    medians = [times["p50"] for times in by_content.values()]
+    by_round = np.array(list(by_content.values()))
     stages: dict[str, list[float]] = {name: [] for name in STAGES}
     for _ in range(10):
         for image in images:
@@ -47,7 +53,8 @@ def bench_frame(network: OnnxNetwork, data: Path) -> dict[str, Any]:
             for name in STAGES:
                 stages[name].append(result.stage_ms[name])
     return {
-        "frame_by_content_ms": by_content,
-        "content_spread": max(medians) / min(medians) - 1.0,
+        "frame_by_content_ms": {name: percentiles(times) for name, times in by_content.items()},
+        "content_spread": spread_of_medians(by_round),
+        "content_spread_in_turn": spread_of_medians(by_round / by_round.mean(axis=0)),
         "stages_ms": {name: percentiles(values) for name, values in stages.items()},
     }

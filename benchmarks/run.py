@@ -32,6 +32,7 @@ RATIOS = {
     "scipy_over_align": "SciPy over the closed form",
     "scipy_differs_by": "largest difference of SciPy's pose from ours",
     "content_spread": "spread of the medians over contents",
+    "content_spread_in_turn": "the same, of each frame's time over the mean of its round",
     "end_to_end_over_network_p50": "image stamp to pose over bare network, p50 at 10 Hz",
     "end_to_end_minus_network_ms": "the same as a difference, ms",
     "end_to_end_over_network_p50_at_30_hz": "image stamp to pose over bare network, p50 at 30 Hz",

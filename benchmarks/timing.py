@@ -34,13 +34,13 @@ def timed(
 
     Of what is slow there are fewer: no more begin after so many seconds.
     """
-    return timed_in_turn({"": action}, repeats, warm_up, seconds)[""]
+    return percentiles(timed_in_turn({"": action}, repeats, warm_up, seconds)[""])
 
 
 def timed_in_turn(
     actions: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 10, seconds: float = 60.0
-) -> dict[str, dict[str, float]]:
-    """Time several actions in turn, so that what the machine does besides falls on all alike."""
+) -> dict[str, list[float]]:
+    """Return the milliseconds of actions in turn: what the machine does besides falls on all alike."""
     samples: dict[str, list[float]] = {name: [] for name in actions}
     begun = time.perf_counter()
     for round_number in range(warm_up + repeats):
@@ -51,7 +51,7 @@ def timed_in_turn(
                 samples[name].append(1e3 * (time.perf_counter() - started))
         if round_number >= warm_up and time.perf_counter() - begun > seconds:
             break
-    return {name: percentiles(values) for name, values in samples.items()}
+    return samples
 
 
 def images_of(data: Path) -> list[npt.NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.end_to_end import IN_TURN, LOOKED_AT, OVERLOADED, Bench, Phase, summary_of
-from benchmarks.frame import contents
+from benchmarks.frame import contents, spread_of_medians
 from benchmarks.solvers import MAP_FROM_CAMERA, bench_solvers, points, solvers
 from benchmarks.timing import percentiles, timed, timed_in_turn
 from structpose_ros.geometry import pose_error
@@ -45,7 +45,7 @@ def test_what_is_slow_is_called_less_often(monkeypatch: pytest.MonkeyPatch) -> N
         now[0] += 3.0
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    assert timed_in_turn({"a": slow, "b": lambda: None}, 100, warm_up=1, seconds=10.0)["a"]["samples"] == 3
+    assert timed_in_turn({"a": slow, "b": lambda: None}, 100, warm_up=1, seconds=10.0)["a"] == [3000.0] * 3
 
 
 @pytest.mark.parametrize("name", sorted(solvers()))
@@ -64,6 +64,16 @@ def test_scipys_answer_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary["scipy_differs_by"] < 1e-9
     assert summary["scipy_over_align"] == 1.0
     assert summary["pnp_ransac_over_align"] == 1.0
+
+
+def test_the_spread_of_medians_is_that_of_the_rows() -> None:
+    """In turn, a machine that slows for some rounds slows all rows alike, and is divided out."""
+    rounds = np.array([1.0, 1.0, 1.0, 2.0, 2.0])
+    times = np.array([[1.0], [1.02], [0.98]]) * rounds
+    assert spread_of_medians(times) == pytest.approx(1.02 / 0.98 - 1.0)
+    times[0, 2] = 1.9  # the machine slowed down in the middle of a round
+    assert spread_of_medians(times) == pytest.approx(1.9 / 0.98 - 1.0)
+    assert spread_of_medians(times / times.mean(axis=0)) == pytest.approx(1.02 / 0.98 - 1.0)
 
 
 def test_contents_differ_in_what_they_show() -> None:
