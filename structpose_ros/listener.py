@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -22,6 +23,7 @@ Taken = tuple[Any, Mapping[str, Any]]  # a message and its info
 LOOK_UP = 1_000_000_000  # nanoseconds after which a wait looks whether the context is still there
 RETRY, IN_A_ROW = 0.1, 10  # seconds before the next try where waiting failed, or so many messages in a row
 FASTEST, BURST = 1000.0, 100  # messages a second, and at once, that a publisher may send
+RECENT = 8  # messages that a topic's period is taken from
 PLAUSIBLE_WAIT = 10.0  # seconds; a message that seems to have waited for longer says that the clock was set
 
 
@@ -170,26 +172,33 @@ class MissedMessages:
 
     Known where the middleware numbers messages (CycloneDDS doesn't) and rclpy tells (Humble's doesn't), and
     while one publisher is there.
-    period: seconds from one message to the next when they were sent, between the last two that came; None:
-    not known.
     """
 
     def __init__(self) -> None:
-        self.period: float | None = None
-        self._last: tuple[int, int] | None = None  # number, and when it was sent, in nanoseconds
+        # Number of the last messages, and when each was sent, in nanoseconds.
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
 
     def before(self, info: Mapping[str, Any], publishers: Callable[[], int]) -> int:
         """Return how many are missing between the message before and the one of this info.
 
         publishers: counts them; asked only where something is missing.
         """
-        number, last = info.get("publication_sequence_number"), self._last
-        self._last, self.period = None if number is None else (number, info["source_timestamp"]), None
-        if number is None or last is None:
+        number = info.get("publication_sequence_number")
+        if number is None:
+            self._recent.clear()
             return 0
-        further = number - last[0]  # less than 1: a publisher that began anew numbers from 1
-        seconds = 1e-9 * (info["source_timestamp"] - last[1])
-        if not 0 < further <= FASTEST * seconds + BURST:  # else it is another's number
-            return 0
-        self.period = seconds / further if seconds > 0.0 else None
-        return further - 1 if further > 1 and publishers() == 1 else 0
+        sent, last = info["source_timestamp"], self._recent[-1] if self._recent else None
+        further = 0 if last is None else number - last[0]  # negative: a publisher that began anew
+        possible = last is not None and 0 < further <= FASTEST * 1e-9 * (sent - last[1]) + BURST
+        if not possible:  # the first one, or another publisher's number
+            self._recent.clear()
+        self._recent.append((number, sent))
+        return further - 1 if possible and further > 1 and publishers() == 1 else 0
+
+    @property
+    def period(self) -> float | None:
+        """Seconds from one message to the next when they were sent, on average of the last; None: unknown."""
+        if len(self._recent) < 2:
+            return None
+        (first, begun), (last, ended) = self._recent[0], self._recent[-1]
+        return 1e-9 * (ended - begun) / (last - first) if ended > begun else None

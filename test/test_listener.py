@@ -311,11 +311,27 @@ def test_the_period_of_messages_follows_from_when_they_were_sent() -> None:
     for info in sent(7, 8, 11, 2, 3, 10_000, None, 4, 5, every=0.03):
         missed.before(info, lambda: 1)
         periods.append(missed.period)
-    expected = [None, 0.03, 0.01, None, 0.03, None, None, None, 0.03]
+    expected = [None, 0.03, 0.015, None, 0.03, None, None, None, 0.03]
     assert periods == [value if value is None else pytest.approx(value) for value in expected]
-    for info in sent(6, 7, every=0.0):
+    for info in sent(1, 2, every=0.0):
         missed.before(info, lambda: 1)
     assert missed.period is None, "no time went by"
+
+
+def test_the_period_follows_a_new_rate_and_not_each_late_message() -> None:
+    missed = MissedMessages()
+
+    def come(number: int, at: float) -> float | None:
+        facts = {"publication_sequence_number": number, "source_timestamp": round(1e9 * at)}
+        missed.before(facts, lambda: 1)
+        return missed.period
+
+    for number in range(20):
+        come(number, 0.1 * number)
+    assert come(20, 2.05) == pytest.approx(0.75 / 7), "half a period late"
+    for number in range(21, 28):
+        period = come(number, 2.05 + 0.01 * (number - 20))
+    assert period == pytest.approx(0.01)
 
 
 def test_nothing_is_said_of_missed_messages_of_several_publishers_or_without_numbers() -> None:
