@@ -494,3 +494,13 @@ def test_what_the_lens_cannot_reach_is_no_warning(camera: Camera) -> None:
         assert np.isnan(camera.project(points[:3])).all()
         camera.project(points)
         camera.rays(np.array([[1e6, 1e6], [-1e9, 3.0]]))
+
+
+def test_the_reach_is_the_share_of_the_image_that_rays_fall_on() -> None:
+    """Of an image of 16 by 12 pixels each is looked at: a lens that folds, its centre off the middle."""
+    lens = Camera(16, 12, 8.0, 8.0, 3.3, 2.6, "plumb_bob", (-0.4, 0.0, 0.0, 0.0, 0.0))
+    seen = np.isfinite(lens.rays(lens.pixel_grid())[..., 0])
+    assert 0.3 < seen.mean() < 0.7
+    assert seen[:, 0].any() and not seen[:, -1].any() and seen[0].any() and not seen[-1].any()
+    assert lens.reach() == seen.mean()
+    assert Camera(16, 12, 8.0, 8.0, 4.3, 3.1).reach() == 1.0

@@ -188,20 +188,6 @@ def test_a_step_beyond_all_measure_is_none() -> None:
             np.testing.assert_array_equal(found.rotation, np.eye(3))
 
 
-@needs_library
-def test_points_that_leave_the_pose_open_leave_it_where_it_was() -> None:
-    """Weightless points: a normal matrix of zeros."""
-    points = np.ones((3, 8))
-    arguments = (np.eye(3), np.zeros(3), np.zeros((2, 8)), points, np.zeros(8), 3, 0.2, 0.02)
-    for refine in (compiled.refine, refinement.refine):
-        found = refine(*arguments)
-        assert not found.determined
-        np.testing.assert_array_equal(found.rotation, np.eye(3))
-        np.testing.assert_array_equal(found.translation, np.zeros(3))
-        np.testing.assert_array_equal(found.normal_matrix, np.zeros((6, 6)))
-        np.testing.assert_allclose(found.distances, np.sqrt(2.0))
-
-
 @st.composite
 def images(draw: st.DrawFn) -> npt.NDArray[np.uint8]:
     """RGB as cameras send it: rows with or without something behind them, cut out, upside down, mirrored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structpose_ros import alignment, refinement
+from structpose_ros import alignment, compiled, refinement
 from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
 from structpose_ros.geometry import invert, pose_error, rotation_from_vector, transform, transform_points
 from structpose_ros.refinement import NEAREST, Refined, refine
@@ -211,6 +212,18 @@ def test_the_same_bits_every_time() -> None:
 def test_options_are_checked(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected .*, got -1"):
         AlignmentOptions(**{name: -1})
+
+
+@pytest.mark.parametrize("refine_of", [refine, compiled.refine])
+def test_points_that_leave_the_pose_open_leave_it_where_it_was(refine_of: Callable[..., Refined]) -> None:
+    """Weightless points: a normal matrix of zeros."""
+    points = np.ones((3, 8))
+    found = refine_of(np.eye(3), np.zeros(3), np.zeros((2, 8)), points, np.zeros(8), 3, 0.2, 0.02)
+    assert not found.determined
+    np.testing.assert_array_equal(found.rotation, np.eye(3))
+    np.testing.assert_array_equal(found.translation, np.zeros(3))
+    np.testing.assert_array_equal(found.normal_matrix, np.zeros((6, 6)))
+    np.testing.assert_allclose(found.distances, np.sqrt(2.0))
 
 
 def test_a_refinement_that_leaves_no_point_in_sight_is_no_pose(monkeypatch: pytest.MonkeyPatch) -> None:
