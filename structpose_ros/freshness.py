@@ -13,8 +13,9 @@ def patience(waited: float, work: float, period: float | None) -> float:
 
     Where the camera is faster than the work, images come while a frame is worked on, and the newest of them
     waits for its turn: for up to a period, by which its pose is older. If the next one is due sooner than
-    that, and before the work on this one could be done, it is the better one: no pose is then older than the
-    work and half a period, and they come at most half a period later than they could have.
+    that, and before the work on this one could be done, it is the better one: of a steady camera no pose is
+    then older than the work and half a period, and they come at most half a period later than they could
+    have. Where the next one fails to come, the one at hand is older by what it was waited for.
     """
     if period is None:
         return 0.0

@@ -37,7 +37,7 @@ class Bench:
         self.listener: Listener | None = None
         self.events: list[str] = []
         self.infos: list[Mapping[str, Any]] = []
-        self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.begun, self.go_on, self.done = (threading.Semaphore(0) for _ in range(3))
         self.failed = threading.Event()
         newest = QoSProfile(depth=1)
         group = ListenerGroup()
@@ -57,6 +57,7 @@ class Bench:
             message, info = self.listener.newer(self.patience) or (message, info)
         self.events.append(f"{threading.current_thread().name} heard {message.data}")
         self.infos.append(info)
+        self.done.release()
         if message.data == "bad":
             raise ValueError("of a message")
 
@@ -77,10 +78,13 @@ class Bench:
     def wait_for_work(self) -> None:
         assert self.begun.acquire(timeout=DEADLINE)
 
-    def wait_for_events(self, count: int) -> None:
-        end = time.monotonic() + DEADLINE
-        while len(self.events) < count:
-            assert time.monotonic() < end, self.events
+    def say_and_let_go_on(self, word: str) -> None:
+        self.say(word)
+        self.wait_for_work()
+        self.go_on.release()
+
+    def wait_until_done(self) -> None:
+        assert self.done.acquire(timeout=DEADLINE), self.events
 
 
 @pytest.fixture
@@ -94,9 +98,7 @@ def bench() -> Iterator[Bench]:
 def test_messages_come_to_the_callback_in_the_listeners_thread(bench: Bench) -> None:
     listener = bench.listen()
     for word in ("one", "two"):
-        bench.say(word)
-        bench.wait_for_work()
-        bench.go_on.release()
+        bench.say_and_let_go_on(word)
     listener.stop()
     assert bench.events == ["begins", "ear heard one", "ear heard two"]
     assert all(abs(1e-9 * info["received_timestamp"] - time.time()) < DEADLINE for info in bench.infos)
@@ -120,16 +122,12 @@ def test_a_callback_may_wait_for_a_newer_message(bench: Bench) -> None:
     """It has the newest as soon as there is one, and its own where none comes in time."""
     listener = bench.listen()
     bench.patience = 2 * DEADLINE
-    bench.say("old")
-    bench.wait_for_work()
-    bench.go_on.release()
+    bench.say_and_let_go_on("old")
     bench.say("newer")
-    bench.wait_for_events(2)
+    bench.wait_until_done()
     bench.patience = 0.01
-    bench.say("next")
-    bench.wait_for_work()
-    bench.go_on.release()
-    bench.wait_for_events(3)
+    bench.say_and_let_go_on("next")
+    bench.wait_until_done()
     listener.stop()
     assert bench.events == ["begins", "ear heard newer", "ear heard next"]
 
@@ -138,9 +136,7 @@ def test_stop_ends_the_wait_for_a_newer_message(bench: Bench) -> None:
     """The callback goes on with its own."""
     listener = bench.listen()
     bench.patience = 100 * DEADLINE
-    bench.say("only")
-    bench.wait_for_work()
-    bench.go_on.release()
+    bench.say_and_let_go_on("only")
     stopping = threading.Thread(target=listener.stop)
     stopping.start()
     stopping.join(DEADLINE)
