@@ -51,8 +51,8 @@ DEV = [
 # A plain library, without headers of Python. Where there is no C++ compiler, NumPy does the same.
 NATIVE = Extension(
     f"{PACKAGE}._native",
-    ["native/pixels.cpp", "native/solve.cpp"],
-    depends=["native/vectors.h"],
+    sorted(glob("native/*.cpp")),
+    depends=sorted(glob("native/*.h")),
     language="c++",
     extra_compile_args=["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"],
     optional=True,

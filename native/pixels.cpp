@@ -24,9 +24,9 @@ WIDEST_VECTORS void scale_row(const std::uint8_t *row, std::ptrdiff_t width, con
 
 extern "C" {
 
-// To be raised with any change of arguments, here and in solve.cpp, and in compiled.py: a library may be left of
+// To be raised with any change of arguments, here and in alignment.cpp, and in compiled.py: a library may be left of
 // another release.
-int structpose_native_version() { return 2; }
+int structpose_native_version() { return 3; }
 
 // pixels.scaled_planes: image (height, width, 3) whose rows are `row_bytes` apart in, planes (3, height, width) out.
 void structpose_scaled_planes(const std::uint8_t *image, std::ptrdiff_t row_bytes, int height, int width,

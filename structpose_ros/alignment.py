@@ -15,9 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.compiled import consensus, kabsch, refine, weighted_median
+from structpose_ros import compiled
+from structpose_ros.compiled import weighted_median
+from structpose_ros.consensus import consensus
 from structpose_ros.geometry import skew, transform
-from structpose_ros.refinement import Refined
+from structpose_ros.kabsch import kabsch
+from structpose_ros.refinement import Refined, refine
 
 Array = npt.NDArray[np.float64]
 _LARGEST = 1e9  # that an option may be: its square and sums with it stay finite
@@ -32,6 +35,9 @@ class AlignmentFailure(Enum):
     ZERO_WEIGHTS = "zero_weights"
     TOO_FEW_POINTS = "too_few_points"
     COLLINEAR = "collinear"
+
+
+_FAILURES = tuple(AlignmentFailure)
 
 
 @dataclass(frozen=True)
@@ -159,13 +165,22 @@ def attempt(
 ) -> Attempt:
     """Do what `align` does, for those who go on with a failure as well."""
     options = options or AlignmentOptions()
-    a = np.asarray(points_in_camera, dtype=np.float64)
-    b = np.asarray(points_in_map, dtype=np.float64)
-    given = np.asarray(weights, dtype=np.float64)
+    a = np.asarray(points_in_camera, dtype=np.float64, order="C")
+    b = np.asarray(points_in_map, dtype=np.float64, order="C")
+    given = np.asarray(weights, dtype=np.float64, order="C")
     if a.ndim != 2 or a.shape[1] != 3 or a.shape != b.shape or given.shape != a.shape[:1]:
         raise ValueError(
             f"expected points (N, 3), (N, 3) and weights (N,), got {a.shape}, {b.shape}, {given.shape}"
         )
+    if compiled.LIBRARY is None:
+        return _attempt(a, b, given, options)
+    number, facts = compiled.align(compiled.LIBRARY, a, b, given, vars(options))
+    failure = _FAILURES[number - 1] if number else None
+    return Attempt(failure, None if facts is None else PoseEstimate(**facts))
+
+
+def _attempt(a: Array, b: Array, given: Array, options: AlignmentOptions) -> Attempt:
+    """Do what the compiled solve does, which is in `native/alignment.cpp` and tested against this."""
     if not np.isfinite(given).all() or (given < 0).any():
         return Attempt(AlignmentFailure.NON_FINITE, None)
     if not len(given):

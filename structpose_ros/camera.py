@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from structpose_ros import compiled
+
 Array = npt.NDArray[np.float64]
 ImageRgb = npt.NDArray[np.uint8]
 
@@ -253,14 +255,21 @@ def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> 
     return distorted, jacobian
 
 
+@functools.lru_cache(maxsize=16)
 def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return undistorted and distorted radii, both increasing, from the axis to the end of the reach."""
+    """Return undistorted and distorted radii, both increasing, from the axis to the end of the reach.
+
+    They are kept and not to be written to.
+    """
     undistorted = np.tan(np.linspace(0.0, _MAX_ANGLE, _TABLE_SIZE))
     with np.errstate(all="ignore"):
         distorted = undistorted * _radial(undistorted**2, model, coefficients)[0]
     folds = np.flatnonzero(~(np.diff(distorted) > 0))
     end = folds[0] + 1 if len(folds) else _TABLE_SIZE
-    return undistorted[:end], distorted[:end]
+    table = undistorted[:end], distorted[:end]
+    for radii in table:
+        radii.setflags(write=False)
+    return table
 
 
 def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) -> Array:
@@ -269,7 +278,11 @@ def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) ->
     It starts from the inverse of the radial part on its first, increasing branch. Beyond a fold the model
     has further solutions, which fit the pixel as well and are wrong: start and bound exclude them.
     """
-    table_undistorted, table_distorted = _radial_table(model, coefficients)
+    table = _radial_table(model, coefficients)
+    if compiled.LIBRARY is not None:
+        fisheye = model == "equidistant"
+        return compiled.undistort(compiled.LIBRARY, distorted, coefficients, table, equidistant=fisheye)
+    table_undistorted, table_distorted = table
     radius = np.linalg.norm(distorted, axis=-1, keepdims=True)
     start = np.interp(radius, table_distorted, table_undistorted)
     normalized = distorted * (start / np.maximum(radius, 1e-12))

@@ -7,23 +7,33 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros import consensus as _consensus
 from structpose_ros import kabsch as _kabsch
 from structpose_ros import pixels as _pixels
-from structpose_ros import refinement as _refinement
-from structpose_ros.kabsch import Rigid
-from structpose_ros.refinement import Refined
+from structpose_ros.kabsch import Summary
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
-_VERSION = 2  # of the functions' arguments, as `native/pixels.cpp` has it
+_VERSION = 3  # of the functions' arguments, as `native/pixels.cpp` has it
 _ARRAY = np.ctypeslib.ndpointer(np.float64, flags="C_CONTIGUOUS")
 _FLOATS = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+
+
+class _Options(ctypes.Structure):
+    """`AlignmentOptions`, as `native/alignment.cpp` takes them."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("consensus_starts", "robust_rounds", "refine_rounds")),
+        *((name, ctypes.c_double) for name in ("robust_scale", "robust_floor", "inlier_threshold")),
+        *((name, ctypes.c_double) for name in ("min_effective_points", "min_spread")),
+        *((name, ctypes.c_double) for name in ("refine_from", "refine_to")),
+    )
 
 
 def load(folder: Path) -> ctypes.CDLL | None:
@@ -41,15 +51,15 @@ def load(folder: Path) -> ctypes.CDLL | None:
     number, whole = ctypes.c_double, ctypes.c_int
     library.structpose_weighted_median.argtypes = [_ARRAY, _ARRAY, whole]
     library.structpose_weighted_median.restype = number
-    library.structpose_kabsch.argtypes = [_ARRAY, _ARRAY, _ARRAY, whole, _ARRAY, _ARRAY]
-    library.structpose_kabsch.restype = None
-    library.structpose_consensus.argtypes = [_ARRAY, _ARRAY, _ARRAY, whole, whole, _ARRAY]
-    library.structpose_consensus.restype = None
-    library.structpose_refine.argtypes = [
-        *(_ARRAY, _ARRAY, _ARRAY, _ARRAY, whole, whole, number, number),
-        *(_ARRAY, _ARRAY, _ARRAY, _ARRAY),
+    library.structpose_weighted_summary.argtypes = [_ARRAY, _ARRAY, whole, _ARRAY]
+    library.structpose_weighted_summary.restype = None
+    library.structpose_undistort.argtypes = [_ARRAY, whole, whole, _ARRAY, _ARRAY, _ARRAY, whole, _ARRAY]
+    library.structpose_undistort.restype = None
+    library.structpose_align.argtypes = [
+        *(_ARRAY, _ARRAY, _ARRAY, whole, ctypes.POINTER(_Options)),
+        *(_ARRAY, _ARRAY, _ARRAY),
     ]
-    library.structpose_refine.restype = whole
+    library.structpose_align.restype = whole
     library.structpose_scaled_planes.argtypes = [
         *(ctypes.c_void_p, ctypes.c_ssize_t, whole, whole),
         *(_FLOATS, _FLOATS, _FLOATS),
@@ -61,16 +71,6 @@ def load(folder: Path) -> ctypes.CDLL | None:
 LIBRARY = load(Path(__file__).parent)
 
 
-def kabsch(a: Array, b: Array, weights: Array) -> Rigid:
-    """See `kabsch.kabsch`."""
-    if LIBRARY is None:
-        return _kabsch.kabsch(a, b, weights)
-    a, b, weights = (np.ascontiguousarray(array, dtype=np.float64) for array in (a, b, weights))
-    pose, singular_values = np.empty(12), np.empty(3)
-    LIBRARY.structpose_kabsch(a, b, weights, len(weights), pose, singular_values)
-    return Rigid(pose[:9].reshape(3, 3), pose[9:], singular_values)
-
-
 def weighted_median(values: Array, weights: Array) -> float:
     """See `kabsch.weighted_median`."""
     if LIBRARY is None or not len(values):
@@ -79,48 +79,67 @@ def weighted_median(values: Array, weights: Array) -> float:
     return float(LIBRARY.structpose_weighted_median(values, weights, len(values)))
 
 
-def consensus(a: Array, b: Array, weights: Array, starts: int) -> Array:
-    """See `consensus.consensus`."""
-    if LIBRARY is None:
-        return _consensus.consensus(a, b, weights, starts)
-    a, b, weights = (np.ascontiguousarray(array, dtype=np.float64) for array in (a, b, weights))
-    result = np.empty_like(weights)
-    LIBRARY.structpose_consensus(a, b, weights, len(weights), starts, result)
-    return result
+def weighted_summary(values: Array, weights: Array) -> Summary:
+    """See `kabsch.weighted_summary`."""
+    if LIBRARY is None or not len(values):
+        return _kabsch.weighted_summary(values, weights)
+    values, weights = (np.ascontiguousarray(array, dtype=np.float64) for array in (values, weights))
+    summary = np.empty(3)
+    LIBRARY.structpose_weighted_summary(values, weights, len(values), summary)
+    return Summary(*summary.tolist())
 
 
-def refine(
-    rotation: Array,
-    translation: Array,
-    image_points: Array,
-    points_in_map: Array,
-    weights: Array,
-    rounds: int,
-    first_scale: float,
-    last_scale: float,
-) -> Refined:
-    """See `refinement.refine`."""
-    if LIBRARY is None:
-        return _refinement.refine(
-            *(rotation, translation, image_points, points_in_map, weights),
-            *(rounds, first_scale, last_scale),
-        )
-    pose = np.empty(12)
-    pose[:9], pose[9:] = rotation.reshape(-1), translation
-    image_points, points_in_map, weights = (
-        np.ascontiguousarray(array, dtype=np.float64) for array in (image_points, points_in_map, weights)
+def undistort(
+    library: ctypes.CDLL,
+    distorted: Array,
+    coefficients: tuple[float, ...],
+    table: tuple[Array, Array],
+    *,
+    equidistant: bool,
+) -> Array:
+    """Do what `camera._undistort` does; of points (..., 2).
+
+    coefficients: up to 8. table: undistorted and distorted radii, both increasing.
+    """
+    distorted = np.ascontiguousarray(distorted)
+    padded = np.zeros(8)
+    padded[: len(coefficients)] = coefficients
+    normalized = np.empty_like(distorted)
+    library.structpose_undistort(
+        *(distorted, distorted.size // 2, int(equidistant), padded, *table, len(table[0]), normalized)
     )
-    last_weights, squared_errors, distances = np.empty((3, len(weights)))
-    normal_matrix = np.empty((6, 6))
-    determined = LIBRARY.structpose_refine(
-        *(pose, image_points, points_in_map, weights, len(weights)),
-        *(rounds, first_scale, last_scale),
-        *(last_weights, normal_matrix, squared_errors, distances),
+    return normalized
+
+
+def align(
+    library: ctypes.CDLL, a: Array, b: Array, weights: Array, options: Mapping[str, float]
+) -> tuple[int, dict[str, Any] | None]:
+    """Do what `alignment.attempt` does; of points (N, 3) and weights (N,) that lie one behind the other.
+
+    options: those of `AlignmentOptions` by their names.
+
+    Returns:
+        The number of the failure, in the order of `AlignmentFailure` from 1 on, 0 for none; and the fields of
+        the `PoseEstimate`, None where there is none.
+    """
+    residuals, current = np.empty((2, len(weights)))
+    facts = np.empty(57)
+    number = library.structpose_align(
+        *(a, b, weights, len(weights), _Options(**options)),
+        *(residuals, current, facts),
     )
-    return Refined(
-        *(pose[:9].reshape(3, 3), pose[9:], last_weights, normal_matrix, squared_errors, distances),
-        bool(determined),
-    )
+    if number < 0:
+        return -number, None
+    inlier_ratio, effective_points = facts[16:18].tolist()
+    return number, {
+        "map_from_camera": facts[:16].reshape(4, 4),
+        "residuals": residuals,
+        "weights": current,
+        "inlier_ratio": inlier_ratio,
+        "effective_points": effective_points,
+        "singular_values": facts[18:21],
+        "covariance": facts[21:].reshape(6, 6),
+    }
 
 
 def scaled_planes(image: npt.NDArray[np.uint8], scale: Floats, shift: Floats, out: Floats) -> None:

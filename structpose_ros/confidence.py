@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from structpose_ros.alignment import PoseEstimate, weighted_median
+from structpose_ros.alignment import PoseEstimate
+from structpose_ros.compiled import weighted_summary
 
 Array = npt.NDArray[np.float64]
 
@@ -65,10 +66,14 @@ class ConfidenceModel:
 
     def probability(self, features: Array) -> float:
         """Return the probability, 0 .. 1, that the pose with these `features` (F,) is right."""
-        return float(self.probabilities(features))
+        log_odds = self.intercept
+        rows = zip(features.tolist(), self.mean, self.scale, self.coefficients, strict=True)
+        for feature, mean, scale, coefficient in rows:  # of ten numbers NumPy takes ten times as long
+            log_odds += coefficient * min(max((feature - mean) / scale, -_REACH), _REACH)
+        return 0.5 * (1.0 + math.tanh(0.5 * log_odds))
 
     def probabilities(self, features: Array) -> Array:
-        """Return the probabilities (...) of `features` (..., F)."""
+        """Return the `probability` (...) of each of `features` (..., F)."""
         log_odds = standardized(features, self.mean, self.scale) @ np.asarray(self.coefficients)
         return logistic(log_odds + self.intercept)
 
@@ -82,13 +87,11 @@ def features(estimate: PoseEstimate, map_position_outside_m: float) -> Array:
     over their median, both weighted. The total weight tells how well an image matches the map where weights
     are absolute, and is a constant of little use where they are relative. What is NaN counts as the worst.
     """
-    weights, residuals = estimate.weights, estimate.residuals
-    median = weighted_median(residuals, weights)
-    with np.errstate(all="ignore"):  # the bounds below take what overflows, and the NaN that comes of it
-        total = float(weights.sum())
-        root_mean_square = float(np.sqrt(weights @ residuals**2 / total))
-        variance = np.diag(estimate.covariance)
-        position, rotation = np.sqrt(variance[:3].sum()), np.sqrt(variance[3:].sum())
+    # Numbers of Python: of so few NumPy takes ten times as long. The bounds take what overflows, and NaN.
+    total, median, root_mean_square = weighted_summary(estimate.residuals, estimate.weights)
+    singular_values = estimate.singular_values.tolist()
+    variances = estimate.covariance.diagonal().tolist()
+    position, rotation = _root(sum(variances[:3])), _root(sum(variances[3:]))
     return np.array(
         [
             _log(estimate.effective_points, worst=_LEAST),
@@ -96,8 +99,8 @@ def features(estimate: PoseEstimate, map_position_outside_m: float) -> Array:
             _log(median, worst=_MOST),
             _log(root_mean_square, worst=_MOST) - _log(median, worst=_LEAST),
             _log(total, worst=_LEAST),
-            _log(estimate.singular_values[0], worst=_LEAST),
-            _log(estimate.singular_values[2], worst=_LEAST),
+            _log(singular_values[0], worst=_LEAST),
+            _log(singular_values[2], worst=_LEAST),
             _log(position, worst=_MOST),
             _log(rotation, worst=_MOST),
             math.log1p(_bounded(map_position_outside_m, worst=_MOST, least=0.0)),
@@ -119,9 +122,13 @@ def logistic(log_odds: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * log_odds)))
 
 
+def _root(value: float) -> float:
+    return math.sqrt(value) if value >= 0 else math.nan
+
+
 def _log(value: float, worst: float) -> float:
     return math.log(_bounded(value, worst))
 
 
 def _bounded(value: float, worst: float, least: float = _LEAST, most: float = _MOST) -> float:
-    return worst if math.isnan(value) else min(max(float(value), least), most)
+    return worst if math.isnan(value) else min(max(value, least), most)

@@ -125,8 +125,10 @@ class ModelContract:
 
     def calibrated_covariance(self, covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the covariance (6, 6) of `PoseEstimate` as it was found to be on held-out frames."""
-        floors = np.repeat(np.square(self.covariance_floor), 3)
-        return np.asarray(self.covariance_scale * covariance + np.diag(floors))
+        position, rotation = (floor * floor for floor in self.covariance_floor)
+        calibrated = np.multiply(self.covariance_scale, covariance, order="C")
+        calibrated.reshape(-1)[::7] += (position,) * 3 + (rotation,) * 3  # its diagonal: a view
+        return calibrated
 
     def refined(self, camera: Camera) -> Camera:
         """Return what is known better of a camera at input size: the refined one of the training camera.
@@ -139,8 +141,11 @@ class ModelContract:
 
     def metres_outside(self, position: npt.NDArray[np.float64]) -> float:
         """Return how far a position (3,) in the map is from the box around the map's points; 0 inside."""
-        nearest = np.clip(position, self.map_min, self.map_max)
-        return float(np.linalg.norm(position - nearest))
+        x, y, z = (
+            max(low - at, at - high, 0.0)  # NaN stays NaN
+            for low, at, high in zip(self.map_min, position.tolist(), self.map_max, strict=True)
+        )
+        return math.hypot(x, y, z)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the entries to store in the model file's `metadata_props`."""

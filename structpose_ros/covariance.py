@@ -33,9 +33,10 @@ def published_covariance(covariance: Array, options: CovarianceOptions) -> Array
 
     Order x y z rx ry rz, metres and radians about the map's axes (geometry_msgs/PoseWithCovariance).
     """
-    floors = np.repeat([options.floor_position**2, options.floor_rotation**2], 3)
-    raised = options.scale * 0.5 * (covariance + covariance.T) + np.diag(floors)
-    return without_correlations(raised) if options.diagonal else np.asarray(raised)
+    raised = np.multiply(options.scale * 0.5, covariance + covariance.T, order="C")
+    floors = (options.floor_position**2,) * 3 + (options.floor_rotation**2,) * 3
+    raised.reshape(-1)[::7] += floors  # its diagonal: a view
+    return without_correlations(raised) if options.diagonal else raised
 
 
 def without_correlations(covariance: Array) -> Array:
@@ -49,6 +50,8 @@ def base_covariance(covariance: Array, map_from_camera: Array, camera_from_base:
     A rotation error turns the base about the camera: with r from the camera to the base, in the map,
     dt_base = dt_camera + dtheta x r, and dtheta is the same for both. `camera_from_base` is taken as exact.
     """
+    if not camera_from_base[:3, 3].any():
+        return covariance
     camera_to_base = map_from_camera[:3, :3] @ camera_from_base[:3, 3]
     jacobian = np.eye(6)
     jacobian[:3, 3:] = -skew(camera_to_base)

@@ -101,7 +101,6 @@ def judge(attempt: Attempt, contract: ModelContract, options: GateOptions) -> De
         probability = contract.confidence.probability(features(attempt.estimate, outside))
     if isinstance(outcome, AlignmentFailure):
         return Decision(RejectReason(outcome.value), 0.0, f"alignment failed: {outcome.value}")
-    position = outcome.map_from_camera[:3, 3]
     if contract.confidence is not None:
         confidence = probability
         least = options.min_confidence or contract.confidence.threshold
@@ -117,11 +116,12 @@ def judge(attempt: Attempt, contract: ModelContract, options: GateOptions) -> De
         if residual > options.max_residual:
             detail = f"median residual {residual:.3f} m, expected at most {options.max_residual:.3f} m"
             return Decision(RejectReason.HIGH_RESIDUAL, 0.0, detail)
-    low = np.asarray(contract.map_min) - options.map_margin
-    high = np.asarray(contract.map_max) + options.map_margin
-    if (position < low).any() or (position > high).any():
-        at = np.round(position, 2).tolist()
-        detail = f"position {at} m, expected within {low.tolist()} .. {high.tolist()} m"
+    position = outcome.map_from_camera[:3, 3].tolist()
+    low = [value - options.map_margin for value in contract.map_min]
+    high = [value + options.map_margin for value in contract.map_max]
+    if not all(least <= at <= most for least, at, most in zip(low, position, high, strict=True)):
+        at = [round(value, 2) for value in position]
+        detail = f"position {at} m, expected within {low} .. {high} m"
         return Decision(RejectReason.OUTSIDE_MAP, 0.0, detail)
     return Decision(None, confidence)
 

@@ -66,17 +66,16 @@ def rigid_from_matrix(matrix: npt.ArrayLike, tolerance: float = 0.02) -> Array:
 
 def rotation_angle(rotation: Array) -> float:
     """Return the angle in radians of a (3, 3) rotation, exact near 0 and near pi (no bare acos)."""
-    axis = np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )  # times 2 sin(angle)
-    return math.atan2(float(np.linalg.norm(axis)), float(np.trace(rotation)) - 1.0)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation.tolist()
+    sine = math.hypot(zy - yz, xz - zx, yx - xy)  # twice that of the angle
+    return math.atan2(sine, xx + yy + zz - 1.0)
 
 
 def pose_error(estimate_map_from_camera: Array, true_map_from_camera: Array) -> tuple[float, float]:
     """Return (position error in metres, rotation error in degrees) between two camera poses."""
-    position = np.linalg.norm(estimate_map_from_camera[:3, 3] - true_map_from_camera[:3, 3])
+    position = math.dist(estimate_map_from_camera[:3, 3].tolist(), true_map_from_camera[:3, 3].tolist())
     rotation = estimate_map_from_camera[:3, :3] @ true_map_from_camera[:3, :3].T
-    return float(position), math.degrees(rotation_angle(rotation))
+    return position, math.degrees(rotation_angle(rotation))
 
 
 def rotation_vector(rotation: Array) -> Array:

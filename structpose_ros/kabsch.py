@@ -38,3 +38,19 @@ def weighted_median(values: Array, weights: Array) -> float:
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(cumulative, 0.5 * cumulative[-1])]])
+
+
+class Summary(NamedTuple):
+    """Of values with weights: the sum of the weights, and the values' median and root mean square."""
+
+    total: float
+    median: float
+    root_mean_square: float
+
+
+def weighted_summary(values: Array, weights: Array) -> Summary:
+    """Return the summary of `values` (N,) with `weights` (N,); its root mean square is NaN without weight."""
+    with np.errstate(all="ignore"):
+        total = weights.sum()
+        root_mean_square = np.sqrt(np.einsum("n,n->", weights, values * values) / total)
+    return Summary(float(total), weighted_median(values, weights), float(root_mean_square))

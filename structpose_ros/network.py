@@ -52,6 +52,10 @@ class Prediction:
         """
         if self.offsets is None:
             return cell_rays
+        if camera.is_pinhole:  # a pixel further is as much further everywhere
+            rays = cell_rays.copy()
+            rays[..., :2] += self.offsets / (camera.fx, camera.fy)
+            return rays
         stride = camera.width // self.depth.shape[1]
         rays = camera.rays(camera.pixel_grid(stride) + self.offsets)
         return np.where(np.isfinite(rays[..., :1]), rays, 0.0)

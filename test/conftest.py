@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,14 @@ settings.load_profile("reproducible")
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """Install ONNX Runtime as it is on a machine with a GPU: see `stand_in_runtime`."""
     return install_stand_in(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module", params=["compiled", "numpy"])
+def each_implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a module's tests with the compiled library and without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(compiled, "LIBRARY", None)
+        elif compiled.LIBRARY is None:
+            pytest.skip("nothing is compiled here")
+        yield

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structpose_ros import alignment
+from structpose_ros import alignment, compiled
 from structpose_ros.alignment import (
     AlignmentFailure,
     AlignmentOptions,
@@ -32,6 +32,8 @@ from structpose_ros.geometry import (
 )
 
 Array = npt.NDArray[np.float64]
+
+pytestmark = pytest.mark.usefixtures("each_implementation")
 
 PLAIN = AlignmentOptions(robust_rounds=0)
 ROBUST = AlignmentOptions(robust_rounds=5)
@@ -640,6 +642,7 @@ def test_a_failure_of_the_refinement_alone_is_worked_out_as_well(
     refined: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Undetermined: there is an estimate all the same. Without a covariance there is none."""
+    monkeypatch.setattr(compiled, "LIBRARY", None)
     points = np.random.default_rng(0).uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], size=(40, 3))
     if refined:
         truth = alignment.refine

@@ -17,6 +17,8 @@ from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, _distort, r
 
 Array = npt.NDArray[np.float64]
 
+pytestmark = pytest.mark.usefixtures("each_implementation")
+
 PINHOLE = Camera(640, 480, 520.0, 525.0, 318.2, 241.7)
 PLUMB_BOB = replace(PINHOLE, distortion=(-0.28, 0.07, 1e-3, -5e-4, 0.01))
 PLUMB_BOB_4 = replace(PINHOLE, distortion=(0.12, -0.05, -2e-3, 1e-3))

@@ -160,7 +160,7 @@ def test_probability_by_hand() -> None:
     step = at_mean + np.eye(COUNT)[0] * 3.0  # 1.5 standard deviations of the first feature
     assert MODEL.probability(step) == pytest.approx(1 / (1 + math.exp(-(0.25 + 0.75))))
     both = MODEL.probabilities(np.stack([at_mean, step]))
-    assert both.tolist() == [MODEL.probability(at_mean), MODEL.probability(step)]
+    assert both.tolist() == pytest.approx([MODEL.probability(at_mean), MODEL.probability(step)], rel=1e-14)
 
 
 def test_what_was_never_seen_does_not_decide_alone() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from structpose_ros import alignment, compiled, refinement
 from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
 from structpose_ros.geometry import invert, pose_error, rotation_from_vector, transform, transform_points
 from structpose_ros.refinement import NEAREST, Refined, refine
+
+pytestmark = pytest.mark.usefixtures("each_implementation")
 
 REFINED = AlignmentOptions(robust_rounds=5, refine_rounds=10, refine_from=0.12, refine_to=0.02)
 
@@ -111,23 +112,24 @@ def test_a_round_is_newtons_step_on_exact_data() -> None:
     assert errors[1] < 2e-3 * errors[0]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000))
-def test_a_start_that_is_far_off_ends_at_the_truth(seed: int) -> None:
-    """0.6 m and 15 degrees off, with two thirds of the points wrong."""
-    random, map_from_camera, a, b = scene(seed, count=600)
-    wrong = random.permutation(len(a))[:400]
-    b[wrong] = transform_points(map_from_camera, random.uniform([-3.0, -2.0, 0.3], [3.0, 2.0, 5.0], (400, 3)))
-    direction = random.normal(size=(2, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    start = map_from_camera @ transform(
-        rotation_from_vector(np.radians(15.0) * direction[0]), 0.6 * direction[1]
-    )
-    image_points = a.T[:2] / a.T[2]
-    found = refine(start[:3, :3], start[:3, 3], image_points, b.T, np.ones(len(a)), 15, 0.25, 0.008)
-    position, rotation = pose_error(transform(found.rotation, found.translation), map_from_camera)
-    assert position < 0.01
-    assert rotation < 0.3
+def test_a_start_that_is_far_off_ends_at_the_truth() -> None:
+    """0.6 m and 15 degrees off, with two thirds of the points wrong: hardly ever elsewhere."""
+    ended = 0
+    for seed in range(100):
+        random, map_from_camera, a, b = scene(seed, count=600)
+        wrong = random.permutation(len(a))[:400]
+        anywhere = random.uniform([-3.0, -2.0, 0.3], [3.0, 2.0, 5.0], (400, 3))
+        b[wrong] = transform_points(map_from_camera, anywhere)
+        direction = random.normal(size=(2, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        start = map_from_camera @ transform(
+            rotation_from_vector(np.radians(15.0) * direction[0]), 0.6 * direction[1]
+        )
+        image_points = a.T[:2] / a.T[2]
+        found = refine(start[:3, :3], start[:3, 3], image_points, b.T, np.ones(len(a)), 15, 0.25, 0.008)
+        position, rotation = pose_error(transform(found.rotation, found.translation), map_from_camera)
+        ended += position < 0.01 and rotation < 0.3
+    assert ended >= 95
 
 
 def test_points_behind_the_camera_have_no_say() -> None:
@@ -214,11 +216,10 @@ def test_options_are_checked(name: str) -> None:
         AlignmentOptions(**{name: -1})
 
 
-@pytest.mark.parametrize("refine_of", [refine, compiled.refine])
-def test_points_that_leave_the_pose_open_leave_it_where_it_was(refine_of: Callable[..., Refined]) -> None:
+def test_points_that_leave_the_pose_open_leave_it_where_it_was() -> None:
     """Weightless points: a normal matrix of zeros."""
     points = np.ones((3, 8))
-    found = refine_of(np.eye(3), np.zeros(3), np.zeros((2, 8)), points, np.zeros(8), 3, 0.2, 0.02)
+    found = refine(np.eye(3), np.zeros(3), np.zeros((2, 8)), points, np.zeros(8), 3, 0.2, 0.02)
     assert not found.determined
     np.testing.assert_array_equal(found.rotation, np.eye(3))
     np.testing.assert_array_equal(found.translation, np.zeros(3))
@@ -233,6 +234,7 @@ def test_a_refinement_that_leaves_no_point_in_sight_is_no_pose(monkeypatch: pyte
         refined = refine(*arguments)
         return refined._replace(weights=np.zeros_like(refined.weights))
 
+    monkeypatch.setattr(compiled, "LIBRARY", None)
     monkeypatch.setattr(alignment, "refine", too_far)
     points = np.random.default_rng(0).uniform([-1.0, -1.0, 1.0], [1.0, 1.0, 4.0], size=(40, 3))
     outcome = align(points, points + [1.0, 2.0, 3.0], np.ones(40), AlignmentOptions(refine_rounds=3))

@@ -255,7 +255,24 @@ def test_without_offsets_a_prediction_speaks_of_the_cells_centres() -> None:
     plain = Prediction(np.ones((6, 8), np.float32), np.zeros((6, 8, 3)), np.ones((6, 8), np.float32))
     assert plain.rays(TRAINING_CAMERA, rays) is rays
     still = replace(plain, offsets=np.zeros((6, 8, 2), np.float32))
-    np.testing.assert_allclose(still.rays(TRAINING_CAMERA, np.zeros_like(rays)), rays, atol=1e-12)
+    np.testing.assert_allclose(still.rays(TRAINING_CAMERA, rays), rays, atol=1e-12)
+
+
+@each_lens
+def test_the_rays_of_keypoints_go_through_their_pixels(camera: Camera) -> None:
+    camera = camera.resized(128, 96)
+    random = np.random.default_rng(2)
+    offsets = random.uniform(-4.0, 4.0, (12, 16, 2)).astype(np.float32)
+    said = Prediction(np.ones((12, 16), np.float32), np.zeros((12, 16, 3)), offsets[..., 0], offsets)
+    cell_rays = np.nan_to_num(camera.ray_grid(8))
+    before = cell_rays.copy()
+    rays = said.rays(camera, cell_rays)
+    np.testing.assert_array_equal(cell_rays, before)
+    pixels = camera.pixel_grid(8) + offsets
+    reached = rays[..., 2] > 0
+    assert reached.mean() > 0.5
+    np.testing.assert_allclose(camera.project(rays[reached]), pixels[reached], atol=1e-6)
+    np.testing.assert_array_equal(rays[~reached], 0.0)
 
 
 def test_keypoints_that_the_lens_does_not_reach_have_no_part_in_the_pose() -> None:
