@@ -3,7 +3,11 @@
 #include "kabsch.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -13,6 +17,8 @@
 namespace structpose {
 
 namespace {
+
+constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
 
 struct Svd {
   Vector values;  // falling
@@ -115,6 +121,21 @@ WIDEST_VECTORS void moments(const double *a, const double *b, const double *weig
   std::copy(all, all + 9, cross_covariance);
 }
 
+// Bits that rise with the numbers; NaN is larger than all else.
+std::uint64_t key_of(double value) {
+  if (std::isnan(value)) return ~std::uint64_t{0};
+  std::uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits >> 63 ? ~bits : bits | kSign;
+}
+
+double value_of(std::uint64_t key) {
+  const std::uint64_t bits = key & kSign ? key & ~kSign : ~key;
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 }  // namespace
 
 void kabsch(const double *a, const double *b, const double *weights, int n, double *pose, double *values) {
@@ -129,33 +150,42 @@ void kabsch(const double *a, const double *b, const double *weights, int n, doub
   std::copy(decomposed.values.begin(), decomposed.values.end(), values);
 }
 
+// By buckets of the bits of the numbers: which of them hold the median is known without comparing points.
 double weighted_median(const double *values, const double *weights, int n) {
+  constexpr int kBits = 7;
   struct Weighted {
-    double value, weight;
+    std::uint64_t key;
+    double weight;
   };
   std::vector<Weighted> points(n);
+  std::uint64_t low = ~std::uint64_t{0}, high = 0;
   double half = 0.0, below = 0.0;
   for (int i = 0; i < n; ++i) {
-    points[i] = {values[i], weights[i]};
+    points[i] = {key_of(values[i]), weights[i]};
+    low = std::min(low, points[i].key);
+    high = std::max(high, points[i].key);
     half += 0.5 * weights[i];
   }
-  int low = 0, high = n;
-  while (high - low > 1) {
-    const int middle = low + (high - low) / 2;
-    std::nth_element(points.begin() + low, points.begin() + middle, points.begin() + high,
-                     [](const Weighted &one, const Weighted &other) {
-                       return one.value < other.value || (std::isnan(other.value) && !std::isnan(one.value));
-                     });
-    double sum = below;
-    for (int k = low; k < middle; ++k) sum += points[k].weight;
-    if (sum >= half) {
-      high = middle;
-    } else {
-      low = middle;
-      below = sum;
+  while (low < high) {
+    int shift = 0;
+    while ((high - low) >> shift >> kBits) ++shift;
+    const std::uint64_t last = (high - low) >> shift;
+    std::array<double, 1 << kBits> sums{};
+    for (const Weighted &point : points) sums[(point.key - low) >> shift] += point.weight;
+    std::uint64_t bucket = 0;
+    while (bucket < last && !(below + sums[bucket] >= half)) below += sums[bucket++];
+    const std::uint64_t origin = low;
+    low = ~std::uint64_t{0}, high = 0;
+    std::size_t kept = 0;
+    for (const Weighted &point : points) {
+      if ((point.key - origin) >> shift != bucket) continue;
+      points[kept++] = point;
+      low = std::min(low, point.key);
+      high = std::max(high, point.key);
     }
+    points.resize(kept);
   }
-  return points[low].value;
+  return value_of(low);
 }
 
 }  // namespace structpose
