@@ -41,6 +41,7 @@ RATIOS = {
     "p99_over_p50": "image stamp to pose, p99 over p50, at 10 Hz",
     "p99_over_p50_at_30_hz": "the same at 30 Hz",
     "overload_age_over_network_p50": "age of a pose at twice the load over the network beside it, p50",
+    "overload_age_over_network_p95": "the same, p95",
     "overload_age_over_network_p99": "the same, p99",
     "overload_age_p99_over_network_p99": "its p99 over the network's p99 beside it",
     "pictures_ms": "what clouds and images add to p50 while somebody looks, ms",

@@ -112,6 +112,7 @@ def test_ratios_are_of_the_phases_that_they_name() -> None:
     assert (in_turn["p50"], in_turn["samples"]) == (5.0, 4)
     assert summary["p99_over_p50"] == summary["p99_over_p50_at_30_hz"] == 1.0
     assert summary["overload_age_over_network_p50"] == 1.5
+    assert summary["overload_age_over_network_p95"] == pytest.approx(1.925)
     assert summary["overload_age_over_network_p99"] == pytest.approx(2.0, abs=0.02)
     assert summary["overload_age_p99_over_network_p99"] == 1.5
     assert summary["network_p99_over_p50"] == 1.3
