@@ -141,7 +141,7 @@ class Camera:
         with np.errstate(divide="ignore", invalid="ignore"):
             normalized = np.where(points[..., 2:] > 0, points[..., :2] / points[..., 2:], np.nan)
         if not self.is_pinhole:
-            reach = _radial_table(self.distortion_model, self.distortion)[0][-1]
+            reach = _kept_radial_table(self.distortion_model, self.distortion)[0][-1]
             within = np.linalg.norm(normalized, axis=-1, keepdims=True) <= reach
             normalized = _distort(
                 np.where(within, normalized, np.nan), self.distortion_model, self.distortion
@@ -255,11 +255,10 @@ def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> 
     return distorted, jacobian
 
 
-@functools.lru_cache(maxsize=16)
 def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
     """Return undistorted and distorted radii, both increasing, from the axis to the end of the reach.
 
-    They are kept and not to be written to.
+    Not to be written to.
     """
     undistorted = np.tan(np.linspace(0.0, _MAX_ANGLE, _TABLE_SIZE))
     with np.errstate(all="ignore"):
@@ -272,13 +271,16 @@ def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, A
     return table
 
 
+_kept_radial_table = functools.lru_cache(maxsize=16)(_radial_table)
+
+
 def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) -> Array:
     """Newton's method with an exact Jacobian, a fixed number of steps; NaN outside the lens' reach.
 
     It starts from the inverse of the radial part on its first, increasing branch. Beyond a fold the model
     has further solutions, which fit the pixel as well and are wrong: start and bound exclude them.
     """
-    table = _radial_table(model, coefficients)
+    table = _kept_radial_table(model, coefficients)
     if compiled.LIBRARY is not None:
         fisheye = model == "equidistant"
         return compiled.undistort(compiled.LIBRARY, distorted, coefficients, table, equidistant=fisheye)

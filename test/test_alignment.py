@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from structpose_ros.alignment import (
     attempt,
     weighted_median,
 )
+from structpose_ros.compiled import weighted_summary
 from structpose_ros.confidence import features
 from structpose_ros.geometry import (
     pose_error,
@@ -347,6 +349,16 @@ def test_the_weighted_median_is_the_lower_median_of_the_repeated_values(
     values, counts = np.array([value for value, _ in drawn]), np.array([count for _, count in drawn])
     repeated = np.sort(np.repeat(values, counts))
     assert weighted_median(values, counts.astype(float)) == repeated[(len(repeated) - 1) // 2]
+
+
+def test_a_summary_of_known_values() -> None:
+    values = np.array([3.0, 1.0, 2.0])
+    assert weighted_summary(values, np.array([1.0, 3.0, 0.0])) == pytest.approx((4.0, 1.0, math.sqrt(3.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nothing = weighted_summary(values, np.zeros(3))
+    assert nothing[:2] == (0.0, 1.0)
+    assert math.isnan(nothing.root_mean_square)
 
 
 def test_inliers_are_counted_by_the_given_weight_up_to_the_threshold() -> None:
