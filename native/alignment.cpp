@@ -89,6 +89,12 @@ bool rows_of(const double *points, const double *weights, bool any_weight, int n
   return finite;
 }
 
+// By a power of two: nothing is rounded. In two steps, as no double holds the factor from the least to the largest.
+void scale(double *values, int exponent, int n) {
+  const double one = std::ldexp(1.0, exponent / 2), other = std::ldexp(1.0, exponent - exponent / 2);
+  for (int i = 0; i < n; ++i) values[i] = values[i] * one * other;
+}
+
 Solved solve(const double *a, const double *b, const double *given, int n, double rounding, const Options &options) {
   Solved solved;
   solved.failure = kNone;
@@ -160,7 +166,7 @@ WIDEST_VECTORS void curvature(const double *squared, const double *given, const 
   *influence = squares;
 }
 
-// Whether there is one.
+// Whether there is one in finite numbers.
 bool estimate_covariance(const double information[6][6], const double *squared, const double *given, const double *weights,
                          int n, int dimensions, double covariance[6][6]) {
   const double total = total_of(weights, n), points = effective_points(weights, n);
@@ -180,7 +186,7 @@ bool estimate_covariance(const double information[6][6], const double *squared, 
   for (int i = 0; i < 6; ++i) {
     for (int j = 0; j < 6; ++j) covariance[i][j] = 0.5 * (variance * inverse[i][j] + variance * inverse[j][i]);
   }
-  return true;
+  return std::all_of(&covariance[0][0], &covariance[0][0] + 36, [](double value) { return std::isfinite(value); });
 }
 
 double inlier_ratio(const double *residuals, const double *given, double threshold, int n) {
@@ -226,6 +232,10 @@ int structpose_align(const double *points_in_camera, const double *points_in_map
   const auto stand_in = [&] { std::fill(given.begin(), given.end(), 1.0); };
   // From here on a failure is noted and the work goes on.
   if (failure != kNone) stand_in();
+  // Of weights around 1 no sum of squares overflows or vanishes.
+  int exponent;
+  std::frexp(*std::max_element(given.begin(), given.end()), &exponent);
+  scale(given.data(), -exponent, n);
   const double squares_a = dot(a.data(), a.data(), 3 * n), squares_b = dot(b.data(), b.data(), 3 * n);
   if (!(std::max(squares_a, squares_b) < kLargestSquares)) return -first(failure, kCollinear);
   const double rounding = kRounding * std::sqrt(squares_a) * std::sqrt(squares_b);
@@ -237,8 +247,8 @@ int structpose_align(const double *points_in_camera, const double *points_in_map
     failure = first(failure, solved.failure);
     square_residuals(a.data(), b.data(), solved.pose, n, squared.data());
     const double median = weighted_median(squared.data(), given.data(), n);
-    const double scale = options.robust_scale * options.robust_scale * median + options.robust_floor * options.robust_floor;
-    weigh(given.data(), squared.data(), scale, n, current);
+    const double width = options.robust_scale * options.robust_scale * median + options.robust_floor * options.robust_floor;
+    weigh(given.data(), squared.data(), width, n, current);
     solved = solve(a.data(), b.data(), current, n, rounding, options);
   }
   failure = first(failure, solved.failure);
@@ -279,6 +289,7 @@ int structpose_align(const double *points_in_camera, const double *points_in_map
   if (!estimate_covariance(information, squared.data(), given.data(), current, n, dimensions, facts->covariance)) {
     return -first(failure, kCollinear);
   }
+  scale(current, exponent, n);
   for (int row = 0; row < 3; ++row) {
     std::copy(solved.pose + 3 * row, solved.pose + 3 * row + 3, facts->map_from_camera[row]);
     facts->map_from_camera[row][3] = solved.pose[9 + row];

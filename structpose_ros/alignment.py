@@ -8,7 +8,7 @@ the reprojection error follow (see `refinement`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -195,6 +195,9 @@ def _attempt(a: Array, b: Array, given: Array, options: AlignmentOptions) -> Att
     # From here on a failure is noted and the work goes on.
     if failure is not None:
         given = np.ones_like(given)
+    # Of weights around 1 no sum of squares overflows or vanishes; by powers of two nothing is rounded.
+    exponent = math.frexp(float(given.max()))[1]
+    given = np.ldexp(given, -exponent)
 
     squares = _dot(a.ravel(), a.ravel()), _dot(b.ravel(), b.ravel())
     if not max(squares) < _LARGEST_SQUARES:
@@ -213,10 +216,12 @@ def _attempt(a: Array, b: Array, given: Array, options: AlignmentOptions) -> Att
     failure = failure or solved.failure
     try:
         if options.refine_rounds > 0:
-            return _refined(a, b, given, solved, failure, options)
-        return _closed_form(a, b, given, current, solved, failure, options)
+            failure, estimate = _refined(a, b, given, solved, failure, options)
+        else:
+            failure, estimate = _closed_form(a, b, given, current, solved, failure, options)
     except np.linalg.LinAlgError:  # there is no covariance
         return Attempt(failure or AlignmentFailure.COLLINEAR, None)
+    return Attempt(failure, replace(estimate, weights=np.ldexp(estimate.weights, exponent)))
 
 
 def _closed_form(
@@ -227,7 +232,7 @@ def _closed_form(
     solved: _Solved,
     failure: AlignmentFailure | None,
     options: AlignmentOptions,
-) -> Attempt:
+) -> tuple[AlignmentFailure | None, PoseEstimate]:
     """Return what the last solve with the weights `current` came to."""
     squared = _squared_residuals(a, b, solved)
     residuals = np.sqrt(squared)
@@ -245,7 +250,7 @@ def _closed_form(
         singular_values=solved.singular_values,
         covariance=covariance,
     )
-    return Attempt(failure, estimate)
+    return failure, estimate
 
 
 def _refined(
@@ -255,7 +260,7 @@ def _refined(
     solved: _Solved,
     failure: AlignmentFailure | None,
     options: AlignmentOptions,
-) -> Attempt:
+) -> tuple[AlignmentFailure | None, PoseEstimate]:
     """Refine a solved pose on the rays of the camera points (3, N); a point without depth has no ray."""
     ahead = a[2] > 0
     if not ahead.all():
@@ -285,7 +290,7 @@ def _refined(
         singular_values=solved.singular_values,
         covariance=_covariance_of_refined(refined, given),
     )
-    return Attempt(failure, estimate)
+    return failure, estimate
 
 
 def _dot(a: Array, b: Array) -> float:
@@ -298,8 +303,8 @@ def _dot(a: Array, b: Array) -> float:
 
 def _effective_points(weights: Array) -> float:
     """Return (sum w)^2 / sum w^2; 0 where the weights are so small that their squares are none."""
-    squares = _dot(weights, weights)
-    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+    squares, total = _dot(weights, weights), float(weights.sum())
+    return total * total / squares if squares > 0 else 0.0
 
 
 class _Solved(NamedTuple):
@@ -362,6 +367,9 @@ def _estimate_covariance(
     point it is v inv(sum w J'J / sum w), v = sum (w r)^2 / dimensions / (sum s)^2. There s is the mean
     derivative of the influence w r: the weight itself in a plain solve; with Geman-McClure w (4 g - 1) / 3,
     g the root of its factor. v is scaled up for the 6 degrees of freedom that the solve took.
+
+    Raises:
+        numpy.linalg.LinAlgError: there is none, or not in finite numbers.
     """
     total = float(weights.sum())
     robust = np.sqrt(weights / np.where(given > 0, given, 1.0))
@@ -371,4 +379,6 @@ def _estimate_covariance(
     freedom = effective_points / max(effective_points - 6.0 / dimensions, 1.0)
     variance = _dot(weights**2, squared_residuals) / dimensions / slope**2 * freedom * total
     covariance = variance * np.linalg.inv(information)
+    if not np.isfinite(covariance).all():
+        raise np.linalg.LinAlgError("beyond all measure")
     return np.asarray(0.5 * (covariance + covariance.T))

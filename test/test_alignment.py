@@ -456,12 +456,12 @@ def test_the_covariance_is_symmetric_and_positive(options: AlignmentOptions) -> 
         assert np.linalg.eigvalsh(covariance).min() > 0
 
 
-@each_solve
+@pytest.mark.parametrize("options", [PLAIN, ROBUST, replace(PLAIN, consensus_starts=8, refine_rounds=8)])
 def test_the_scale_of_the_weights_is_irrelevant(options: AlignmentOptions) -> None:
     points, points_in_map, _ = outliers_of(0.2, np.random.default_rng(13))
     weights = np.random.default_rng(14).uniform(0.0, 1.0, size=1000)
     expected = solved(align(points, points_in_map, weights, options))
-    for scale in (1e-30, 1e-12, 1e-3, 1e3, 1e12):
+    for scale in (1e-300, 1e-160, 1e-30, 1e-12, 1e-3, 1e3, 1e12, 1e160, 1e300):
         found = solved(align(points, points_in_map, scale * weights, options))
         np.testing.assert_allclose(found.map_from_camera, expected.map_from_camera, atol=1e-12)
         np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-9, atol=1e-14)
@@ -564,6 +564,14 @@ def test_points_beyond_all_measure_are_a_named_failure(
         assert outcome is AlignmentFailure.ZERO_WEIGHTS
     else:
         assert isinstance(outcome, AlignmentFailure) or np.isfinite(outcome.map_from_camera).all()
+
+
+@pytest.mark.parametrize(("size_in_camera", "size_in_map"), [(1e-100, 1e80), (1e-160, 1.0)])
+def test_a_pose_without_a_finite_covariance_is_none(size_in_camera: float, size_in_map: float) -> None:
+    a, b = np.random.default_rng(0).uniform(1.0, 2.0, (2, 50, 3))
+    with np.errstate(all="ignore"):
+        outcome = align(size_in_camera * a, size_in_map * b, np.ones(50), PLAIN)
+    assert outcome is AlignmentFailure.COLLINEAR
 
 
 @pytest.mark.parametrize("count", [3, 4, 8])
