@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, _distort, resize_image
+from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, _distort, _radial_table, resize_image
 
 Array = npt.NDArray[np.float64]
 
@@ -506,3 +506,9 @@ def test_the_reach_is_the_share_of_the_image_that_rays_fall_on() -> None:
     assert seen[:, 0].any() and not seen[:, -1].any() and seen[0].any() and not seen[-1].any()
     assert lens.reach() == seen.mean()
     assert Camera(16, 12, 8.0, 8.0, 4.3, 3.1).reach() == 1.0
+
+
+def test_the_radii_that_are_kept_can_not_be_written_to() -> None:
+    for radii in _radial_table("plumb_bob", PLUMB_BOB.distortion):
+        with pytest.raises(ValueError, match="read-only"):
+            radii[0] = 1.0

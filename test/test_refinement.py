@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from structpose_ros import alignment, compiled, refinement
 from structpose_ros.alignment import AlignmentFailure, AlignmentOptions, PoseEstimate, align
-from structpose_ros.geometry import invert, pose_error, rotation_from_vector, transform, transform_points
-from structpose_ros.refinement import NEAREST, Refined, refine
+from structpose_ros.geometry import (
+    invert,
+    pose_error,
+    rotation_from_vector,
+    skew,
+    transform,
+    transform_points,
+)
+from structpose_ros.refinement import DAMPING, NEAREST, Refined, refine
 
 pytestmark = pytest.mark.usefixtures("each_implementation")
 
@@ -130,6 +137,32 @@ def test_a_start_that_is_far_off_ends_at_the_truth() -> None:
         position, rotation = pose_error(transform(found.rotation, found.translation), map_from_camera)
         ended += position < 0.01 and rotation < 0.3
     assert ended >= 95
+
+
+def test_two_rounds_are_two_steps_of_gauss_newton() -> None:
+    """Point by point, as the module says it: the first weighs errors in metres, each is damped by blocks."""
+    random, map_from_camera, a, b = scene(21, count=40)
+    u, v = a.T[:2] / a.T[2] + random.normal(0.0, 0.01, (2, 40))
+    weights = random.uniform(0.1, 1.0, 40)
+    pose = map_from_camera @ transform(rotation_from_vector([0.1, -0.2, 0.05]), [0.3, 0.1, -0.2])
+    start = pose.copy()
+    for in_metres, scale in ((True, 0.5), (False, 0.1)):
+        matrix, gradient = np.zeros((6, 6)), np.zeros(6)
+        for i, (x, y, z) in enumerate(transform_points(invert(pose), b)):
+            error = np.array([x / z - u[i], y / z - v[i]])
+            weight = weights[i] * (scale**2 / (scale**2 + error @ error)) ** 2 * (z**2 if in_metres else 1.0)
+            # A step moves the point, taken to lie on the ray that was seen, by c x dtheta - dt.
+            by_point = np.array([[1.0, 0.0, -u[i]], [0.0, 1.0, -v[i]]]) / z
+            jacobian = np.hstack([-by_point, by_point @ skew(z * np.array([u[i], v[i], 1.0]))])
+            matrix += weight * jacobian.T @ jacobian
+            gradient += weight * jacobian.T @ error
+        for block in (slice(0, 3), slice(3, 6)):
+            matrix[block, block] += DAMPING * np.trace(matrix[block, block]) / 3.0 * np.eye(3)
+        step = np.linalg.solve(matrix, -gradient)
+        pose = pose @ transform(rotation_from_vector(step[3:]), step[:3])
+    found = refine(start[:3, :3], start[:3, 3], np.array([u, v]), b.T, weights, 2, 0.5, 0.1)
+    np.testing.assert_allclose(transform(found.rotation, found.translation), pose, atol=1e-12)
+    assert np.abs(pose - start).max() > 0.1
 
 
 def test_points_behind_the_camera_have_no_say() -> None:
