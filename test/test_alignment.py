@@ -588,6 +588,22 @@ def test_the_covariance_of_a_plain_solve_is_that_of_least_squares(count: int) ->
     np.testing.assert_allclose(found.covariance, variance * np.linalg.inv(jacobian.T @ jacobian), rtol=1e-7)
 
 
+def test_where_the_robust_scale_leaves_no_curvature_the_covariance_is_bounded() -> None:
+    """A scale of a tenth of the median residual: the influence's mean slope is below zero."""
+    random = np.random.default_rng(4)
+    a = scene(1000, random)
+    b = transform_points(MAP_FROM_CAMERA, a) + random.normal(0.0, 0.1, a.shape)
+    options = AlignmentOptions(robust_rounds=1, robust_scale=0.1, robust_floor=1e-6)
+    found = solved(align(a, b, np.ones(1000), options))
+    w, total = found.weights, found.weights.sum()
+    assert (w * (4.0 * np.sqrt(w) - 1.0)).sum() < 0.0
+    jacobians = [np.hstack([-np.eye(3), skew(q)]) for q in a @ found.map_from_camera[:3, :3].T]
+    information = sum(weight * j.T @ j for weight, j in zip(w, jacobians, strict=True))
+    freedom = found.effective_points / (found.effective_points - 2.0)
+    variance = ((w * found.residuals) ** 2).sum() / 3.0 / (0.1 * total) ** 2 * freedom * total
+    np.testing.assert_allclose(found.covariance, variance * np.linalg.inv(information), rtol=1e-7)
+
+
 def test_points_that_are_all_behind_the_camera_have_no_weight_after_the_consensus() -> None:
     random = np.random.default_rng(2)
     a = random.uniform(-1.0, 1.0, (40, 3)) - [0.0, 0.0, 3.0]
