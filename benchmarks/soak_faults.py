@@ -18,6 +18,7 @@ from benchmarks.soak_player import FRAME, Player, Shown, info_of
 
 Values = Mapping[str, str]
 HALF = 0.5  # seconds that most of them last
+STORM = 7  # images in the place of one
 
 
 def _nothing(player: Player) -> None:
@@ -62,6 +63,12 @@ def _like(image: Image, **changes: Any) -> Image:
     made = Image(**{**{name: getattr(image, name) for name in names}, **changes})
     made.header.frame_id = image.header.frame_id
     return made
+
+
+def _storm(player: Player, shown: Shown) -> None:
+    """More images than anybody could work on; as many as ever are held in memory at a time."""
+    for _ in range(STORM):
+        _good(player, shown)
 
 
 def _spoilt(**changes: Any) -> Callable[[Player, Shown], None]:
@@ -155,6 +162,7 @@ def _another_parent(player: Player) -> None:
 
 
 FAULTS = [
+    Fault("images at 200 Hz", _more("frames_dropped"), _storm, seconds=2.0),
     Fault("image with a wrong step", _reason("bad_image"), _spoilt(step=7)),
     Fault("depth image", _reason("bad_image"), _spoilt(encoding="16UC1")),
     Fault("image cut off", _reason("bad_image"), _cut_off),
