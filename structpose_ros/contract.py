@@ -16,6 +16,7 @@ import numpy.typing as npt
 from structpose_ros.alignment import AlignmentOptions
 from structpose_ros.camera import Camera
 from structpose_ros.confidence import ConfidenceModel
+from structpose_ros.covariance import with_floors
 
 FORMAT_VERSION = 3
 METADATA_KEY = "structpose_ros"
@@ -125,10 +126,7 @@ class ModelContract:
 
     def calibrated_covariance(self, covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the covariance (6, 6) of `PoseEstimate` as it was found to be on held-out frames."""
-        position, rotation = (floor * floor for floor in self.covariance_floor)
-        calibrated = np.multiply(self.covariance_scale, covariance, order="C")
-        calibrated.reshape(-1)[::7] += (position,) * 3 + (rotation,) * 3  # its diagonal: a view
-        return calibrated
+        return with_floors(self.covariance_scale * covariance, *self.covariance_floor)
 
     def refined(self, camera: Camera) -> Camera:
         """Return what is known better of a camera at input size: the refined one of the training camera.

@@ -33,10 +33,16 @@ def published_covariance(covariance: Array, options: CovarianceOptions) -> Array
 
     Order x y z rx ry rz, metres and radians about the map's axes (geometry_msgs/PoseWithCovariance).
     """
-    raised = np.multiply(options.scale * 0.5, covariance + covariance.T, order="C")
-    floors = (options.floor_position**2,) * 3 + (options.floor_rotation**2,) * 3
-    raised.reshape(-1)[::7] += floors  # its diagonal: a view
+    symmetric = options.scale * 0.5 * (covariance + covariance.T)
+    raised = with_floors(symmetric, options.floor_position, options.floor_rotation)
     return without_correlations(raised) if options.diagonal else raised
+
+
+def with_floors(covariance: Array, position: float, rotation: float) -> Array:
+    """Return a covariance (6, 6) plus the variances of errors of so many metres and radians on each axis."""
+    raised = np.array(covariance, order="C")
+    raised.reshape(-1)[::7] += (position * position,) * 3 + (rotation * rotation,) * 3  # the diagonal: a view
+    return raised
 
 
 def without_correlations(covariance: Array) -> Array:

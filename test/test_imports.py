@@ -100,7 +100,7 @@ CORE_IMPORTS = {
     "confidence": {"alignment", "compiled"},
     "image_files": set(),
     "image_messages": {"image_files"},
-    "contract": {"alignment", "camera", "confidence"},
+    "contract": {"alignment", "camera", "confidence", "covariance"},
     "map_cloud": {"contract"},
     "text_table": set(),
     "model_card": {"contract"},
