@@ -103,7 +103,7 @@ class Health:
         self._image_at: float | None = None
         self._working = False
         self._news = False
-        self._skipped_at = -math.inf
+        self._missed_at = dict.fromkeys(("dropped", "skipped", "lost"), -math.inf)
         self._pose_at: float | None = None
 
     def enter(self, lifecycle: str, fault: Condition | None = None) -> None:
@@ -146,15 +146,15 @@ class Health:
         """Count an image that arrived, and those before it that a newer one replaced or that were lost."""
         with self._lock:
             self._counts["received"] += 1 + dropped
-            self._counts["dropped"] += dropped
-            self._counts["lost"] += lost
+            self._missed("dropped", dropped)
+            self._missed("lost", lost)
             self._rates["image"].happened(1 + dropped)
             self._image_at = time.monotonic()
 
     def replaced(self) -> None:
         """Count an image that had arrived, and that a newer one replaced after all."""
         with self._lock:
-            self._counts["dropped"] += 1
+            self._missed("dropped", 1)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -174,11 +174,8 @@ class Health:
 
     def skipped(self) -> None:
         """Count an image that nobody asked to be localised: `run.max_rate`, `on_trigger`, disabled."""
-        now = time.monotonic()
         with self._lock:
-            self._counts["skipped"] += 1
-            self._news |= now - self._skipped_at > RATE_WINDOW  # not before each of them
-            self._skipped_at = now
+            self._missed("skipped", 1)
 
     def camera_info(self, matched: bool) -> None:
         """Note whether the CameraInfo had the image's stamp."""
@@ -234,6 +231,14 @@ class Health:
             age = "" if self._pose_at is None else f"{time.monotonic() - self._pose_at:.2f}"
             values["last_pose_age_s"] = age
             return self._condition(hint=True), values | self._values
+
+    def _missed(self, count: str, images: int) -> None:
+        """Count images that nothing came of; the first after a while is shown soon, not each of many."""
+        if images:
+            now = time.monotonic()
+            self._counts[count] += images
+            self._news |= now - self._missed_at[count] > RATE_WINDOW
+            self._missed_at[count] = now
 
     def _processed(self, verdict: str, condition: Condition) -> None:
         self._counts["processed"] += 1

@@ -49,7 +49,7 @@ from structpose_ros.triggers import Outcome, Triggers
 from structpose_ros.triggers import Trigger as Request
 
 NODE_NAME = "structpose_relocalizer"
-DIAGNOSTICS_PERIOD = 1.0
+DIAGNOSTICS_PERIOD = 0.9  # seconds: what has happened shows within one, the way to the listener included
 MODEL_FILE_PERIOD = 0.5
 EXPIRY_PERIOD = 0.05  # seconds between two looks at the clock: LOST, no image, triggers without an answer
 

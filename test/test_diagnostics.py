@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -185,16 +186,28 @@ def test_an_event_is_shown_at_once_and_a_storm_of_them_four_times_a_second(
     assert len(bench.shown) == 1 + 8
 
 
-def test_the_first_image_that_is_skipped_is_news_and_the_others_are_not(
-    health: Health, clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("count", "miss"),
+    [
+        ("frames_skipped", Health.skipped),
+        ("frames_dropped", Health.replaced),
+        ("frames_dropped", lambda health: health.received(dropped=1)),
+        ("frames_lost", lambda health: health.received(lost=1)),
+    ],
+)
+def test_the_first_image_that_nothing_comes_of_is_news_and_the_others_are_not(
+    health: Health, clock: Clock, monkeypatch: pytest.MonkeyPatch, count: str, miss: Callable[[Health], None]
 ) -> None:
     bench = Bench(health, monkeypatch)
+    health.received()
+    bench.publisher.publish_news()
+    assert bench.shown == [], "all is as it should be"
     for _ in range(300):
         clock.now += 0.033
-        health.skipped()
+        miss(health)
         bench.publisher.publish_news()
-    assert [values["frames_skipped"] for values in bench.shown] == ["1"]
+    assert [values[count] for values in bench.shown] == ["1"]
     clock.now += 10.0
-    health.skipped()
+    miss(health)
     bench.publisher.publish_news()
-    assert bench.shown[-1]["frames_skipped"] == "301"
+    assert bench.shown[-1][count] == "301"
