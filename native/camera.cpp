@@ -11,7 +11,7 @@
 namespace {
 
 constexpr int kNewtonSteps = 10;
-constexpr double kConverged = 1e-10;
+constexpr double kConverged = 1e-10, kOnAxis = 1e-12;
 
 // Distorted over undistorted radius, and its derivative by the undistorted radius squared.
 struct Radial {
@@ -30,17 +30,17 @@ struct Polynomial {
   }
 };
 
-// k1 k2 k3 k4; the rest is 0, p1 and p2 among it.
+// k1 k2 k3 k4.
 struct Equidistant {
   double k1, k2, k3, k4;
-  static constexpr double p1 = 0.0, p2 = 0.0;
   explicit Equidistant(const double *k) : k1(k[0]), k2(k[1]), k3(k[2]), k4(k[3]) {}
-  Radial operator()(double given_r2) const {
-    const double r2 = given_r2 > 1e-24 ? given_r2 : 1e-24;
-    const double radius = std::sqrt(r2), angle = std::atan(radius), a2 = angle * angle;
-    const double ratio = angle * (1.0 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) / radius;
-    const double by_angle = 1.0 + a2 * (3.0 * k1 + a2 * (5.0 * k2 + a2 * (7.0 * k3 + a2 * 9.0 * k4)));
-    return {ratio, (by_angle / (1.0 + r2) - ratio) / (2.0 * r2)};
+  double radius(double angle) const {  // distorted
+    const double a2 = angle * angle;
+    return angle * (1.0 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4))));
+  }
+  double slope(double angle) const {  // its derivative
+    const double a2 = angle * angle;
+    return 1.0 + a2 * (3.0 * k1 + a2 * (5.0 * k2 + a2 * (7.0 * k3 + a2 * 9.0 * k4)));
   }
 };
 
@@ -49,8 +49,7 @@ struct Distorted {
   double x, y, xx, xy, yy;
 };
 
-template <typename Lens>
-inline Distorted distorted_at(const Lens &lens, double x, double y) {
+inline Distorted distorted_at(const Polynomial &lens, double x, double y) {
   const double r2 = x * x + y * y;
   const Radial radial = lens(r2);
   return {x * radial.ratio + 2.0 * lens.p1 * x * y + lens.p2 * (r2 + 2.0 * x * x),
@@ -61,8 +60,7 @@ inline Distorted distorted_at(const Lens &lens, double x, double y) {
 }
 
 // One step of Newton's for each point.
-template <typename Lens>
-inline void step(const Lens &lens, const double *seen_x, const double *seen_y, int n, double *x, double *y) {
+WIDEST_VECTORS void step(const Polynomial &lens, const double *seen_x, const double *seen_y, int n, double *x, double *y) {
 #pragma omp simd
   for (int i = 0; i < n; ++i) {
     const Distorted at = distorted_at(lens, x[i], y[i]);
@@ -73,17 +71,9 @@ inline void step(const Lens &lens, const double *seen_x, const double *seen_y, i
   }
 }
 
-WIDEST_VECTORS void step_polynomial(const Polynomial &lens, const double *seen_x, const double *seen_y, int n, double *x,
-                                    double *y) {
-  step(lens, seen_x, seen_y, n, x, y);
-}
-
-void steps(const Polynomial &lens, const double *seen_x, const double *seen_y, int n, double *x, double *y) {
-  for (int k = 0; k < kNewtonSteps; ++k) step_polynomial(lens, seen_x, seen_y, n, x, y);
-}
-
-void steps(const Equidistant &lens, const double *seen_x, const double *seen_y, int n, double *x, double *y) {
-  for (int k = 0; k < kNewtonSteps; ++k) step(lens, seen_x, seen_y, n, x, y);
+WIDEST_VECTORS void step_angles(const Equidistant &lens, const double *seen, int n, double *angles) {
+#pragma omp simd
+  for (int i = 0; i < n; ++i) angles[i] -= (lens.radius(angles[i]) - seen[i]) / lens.slope(angles[i]);
 }
 
 // `numpy.interp` of a rising table.
@@ -95,24 +85,49 @@ double interpolated(const double *from, const double *to, int size, double at) {
   return to[upper - 1] + share * (to[upper] - to[upper - 1]);
 }
 
-template <typename Lens>
-void undistort(const Lens &lens, const double *distorted, int n, const double *table_undistorted,
-               const double *table_distorted, int size, double *normalized) {
+struct Table {  // rising radii
+  const double *undistorted, *distorted;
+  int size;
+  double start(double radius) const { return interpolated(distorted, undistorted, size, radius); }
+  double reach() const { return undistorted[size - 1]; }
+};
+
+void write(bool solved, double x, double y, double *normalized) {
+  normalized[0] = solved ? x : std::numeric_limits<double>::quiet_NaN();
+  normalized[1] = solved ? y : std::numeric_limits<double>::quiet_NaN();
+}
+
+void undistort(const Polynomial &lens, const double *distorted, int n, const Table &table, double *normalized) {
   std::vector<double> seen_x(n), seen_y(n), x(n), y(n);
   for (int i = 0; i < n; ++i) {
     seen_x[i] = distorted[2 * i], seen_y[i] = distorted[2 * i + 1];
     const double radius = std::sqrt(seen_x[i] * seen_x[i] + seen_y[i] * seen_y[i]);
-    const double start = interpolated(table_distorted, table_undistorted, size, radius) / std::max(radius, 1e-12);
+    const double start = table.start(radius) / std::max(radius, kOnAxis);
     x[i] = seen_x[i] * start, y[i] = seen_y[i] * start;
   }
-  steps(lens, seen_x.data(), seen_y.data(), n, x.data(), y.data());
-  const double reach = table_undistorted[size - 1];
+  for (int k = 0; k < kNewtonSteps; ++k) step(lens, seen_x.data(), seen_y.data(), n, x.data(), y.data());
   for (int i = 0; i < n; ++i) {
     const Distorted at = distorted_at(lens, x[i], y[i]);
     const bool solved = std::abs(at.x - seen_x[i]) < kConverged && std::abs(at.y - seen_y[i]) < kConverged &&
-                        at.xx * at.yy - at.xy * at.xy > 0.0 && std::sqrt(x[i] * x[i] + y[i] * y[i]) <= reach;
-    normalized[2 * i] = solved ? x[i] : std::numeric_limits<double>::quiet_NaN();
-    normalized[2 * i + 1] = solved ? y[i] : std::numeric_limits<double>::quiet_NaN();
+                        at.xx * at.yy - at.xy * at.xy > 0.0 && std::sqrt(x[i] * x[i] + y[i] * y[i]) <= table.reach();
+    write(solved, x[i], y[i], normalized + 2 * i);
+  }
+}
+
+// By the angle from the axis: such a lens changes nothing else.
+void undistort(const Equidistant &lens, const double *distorted, int n, const Table &table, double *normalized) {
+  std::vector<double> seen(n), angles(n);
+  for (int i = 0; i < n; ++i) {
+    seen[i] = std::sqrt(distorted[2 * i] * distorted[2 * i] + distorted[2 * i + 1] * distorted[2 * i + 1]);
+    angles[i] = std::atan(table.start(seen[i]));
+  }
+  for (int k = 0; k < kNewtonSteps; ++k) step_angles(lens, seen.data(), n, angles.data());
+  const double reach = std::atan(table.reach());
+  for (int i = 0; i < n; ++i) {
+    const bool solved = std::abs(lens.radius(angles[i]) - seen[i]) < kConverged && lens.slope(angles[i]) > 0.0 &&
+                        std::abs(angles[i]) <= reach;
+    const double stretched = std::tan(angles[i]) / std::max(seen[i], kOnAxis);
+    write(solved, distorted[2 * i] * stretched, distorted[2 * i + 1] * stretched, normalized + 2 * i);
   }
 }
 
@@ -125,10 +140,11 @@ extern "C" {
 void structpose_undistort(const double *distorted, int n, int equidistant, const double *coefficients,
                           const double *table_undistorted, const double *table_distorted, int size,
                           double *normalized) {
+  const Table table{table_undistorted, table_distorted, size};
   if (equidistant) {
-    undistort(Equidistant(coefficients), distorted, n, table_undistorted, table_distorted, size, normalized);
+    undistort(Equidistant(coefficients), distorted, n, table, normalized);
   } else {
-    undistort(Polynomial(coefficients), distorted, n, table_undistorted, table_distorted, size, normalized);
+    undistort(Polynomial(coefficients), distorted, n, table, normalized);
   }
 }
 }

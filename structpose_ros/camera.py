@@ -25,6 +25,7 @@ COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8), "equidist
 _MAX_ANGLE = math.radians(85.0)  # from the axis; there 1 m along z is already 11 m along the ray
 _TABLE_SIZE = 1025
 _NEWTON_STEPS = 10
+_ON_AXIS = 1e-12  # a radius below which nothing is divided by it
 _CONVERGED = 1e-10  # normalised image coordinates; 1e-10 is below 1e-7 px for any real lens
 
 
@@ -145,7 +146,7 @@ class Camera:
             within = np.linalg.norm(normalized, axis=-1, keepdims=True) <= reach
             normalized = _distort(
                 np.where(within, normalized, np.nan), self.distortion_model, self.distortion
-            )[0]
+            )
         return np.asarray(normalized * [self.fx, self.fy] + [self.cx, self.cy])
 
     def rays(self, pixels: npt.NDArray[np.floating]) -> Array:
@@ -213,17 +214,16 @@ def resize_image(image: ImageRgb, camera: Camera, width: int, height: int) -> tu
     return np.asarray(resized, dtype=np.uint8), camera.resized(width, height)
 
 
-def _radial(r2: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+def _fisheye_radius(angle: Array, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return the distorted radius of an equidistant lens at an angle from its axis, and its derivative."""
+    k1, k2, k3, k4 = coefficients
+    a2 = angle * angle
+    radius = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4))))
+    return radius, 1 + a2 * (3 * k1 + a2 * (5 * k2 + a2 * (7 * k3 + a2 * 9 * k4)))
+
+
+def _radial(r2: Array, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
     """Return distorted over undistorted radius, and its derivative by r2, the undistorted radius squared."""
-    if model == "equidistant":
-        k1, k2, k3, k4 = coefficients
-        r2 = np.maximum(r2, 1e-24)
-        radius = np.sqrt(r2)
-        angle = np.arctan(radius)
-        a2 = angle * angle
-        radial = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4)))) / radius
-        by_angle = 1 + a2 * (3 * k1 + a2 * (5 * k2 + a2 * (7 * k3 + a2 * 9 * k4)))
-        return radial, (by_angle / (1 + r2) - radial) / (2 * r2)
     k1, k2, _, _, k3, k4, k5, k6 = coefficients + (0.0,) * (8 - len(coefficients))
     denominator = 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
     radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / denominator
@@ -231,12 +231,12 @@ def _radial(r2: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Arr
     return radial, slope / denominator
 
 
-def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+def _distort_by_polynomials(normalized: Array, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
     """Return distorted coordinates (..., 2) and their Jacobian (..., 2, 2): OpenCV's, without thin prism."""
-    p1, p2 = (0.0, 0.0) if model == "equidistant" else coefficients[2:4]
+    p1, p2 = coefficients[2:4]
     x, y = normalized[..., 0], normalized[..., 1]
     r2 = x * x + y * y
-    radial, slope = _radial(r2, model, coefficients)
+    radial, slope = _radial(r2, coefficients)
     distorted = np.stack(
         [
             x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
@@ -255,14 +255,27 @@ def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> 
     return distorted, jacobian
 
 
+def _distort(normalized: Array, model: str, coefficients: tuple[float, ...]) -> Array:
+    """Return distorted coordinates (..., 2)."""
+    if model != "equidistant":
+        return _distort_by_polynomials(normalized, coefficients)[0]
+    radius = np.linalg.norm(normalized, axis=-1, keepdims=True)
+    distorted_radius, _ = _fisheye_radius(np.arctan(radius), coefficients)
+    return normalized * (distorted_radius / np.maximum(radius, _ON_AXIS))
+
+
 def _radial_table(model: str, coefficients: tuple[float, ...]) -> tuple[Array, Array]:
     """Return undistorted and distorted radii, both increasing, from the axis to the end of the reach.
 
     Not to be written to.
     """
-    undistorted = np.tan(np.linspace(0.0, _MAX_ANGLE, _TABLE_SIZE))
-    with np.errstate(all="ignore"):
-        distorted = undistorted * _radial(undistorted**2, model, coefficients)[0]
+    angles = np.linspace(0.0, _MAX_ANGLE, _TABLE_SIZE)
+    undistorted = np.tan(angles)
+    if model == "equidistant":
+        distorted, _ = _fisheye_radius(angles, coefficients)
+    else:
+        with np.errstate(all="ignore"):
+            distorted = undistorted * _radial(undistorted**2, coefficients)[0]
     folds = np.flatnonzero(~(np.diff(distorted) > 0))
     end = folds[0] + 1 if len(folds) else _TABLE_SIZE
     table = undistorted[:end], distorted[:end]
@@ -275,31 +288,52 @@ _kept_radial_table = functools.lru_cache(maxsize=16)(_radial_table)
 
 
 def _undistort(distorted: Array, model: str, coefficients: tuple[float, ...]) -> Array:
-    """Newton's method with an exact Jacobian, a fixed number of steps; NaN outside the lens' reach.
+    """Newton's method with an exact derivative, a fixed number of steps; NaN outside the lens' reach.
 
     It starts from the inverse of the radial part on its first, increasing branch. Beyond a fold the model
     has further solutions, which fit the pixel as well and are wrong: start and bound exclude them.
     """
     table = _kept_radial_table(model, coefficients)
+    fisheye = model == "equidistant"
     if compiled.LIBRARY is not None:
-        fisheye = model == "equidistant"
         return compiled.undistort(compiled.LIBRARY, distorted, coefficients, table, equidistant=fisheye)
     table_undistorted, table_distorted = table
     radius = np.linalg.norm(distorted, axis=-1, keepdims=True)
-    start = np.interp(radius, table_distorted, table_undistorted)
-    normalized = distorted * (start / np.maximum(radius, 1e-12))
+    start, reach = np.interp(radius, table_distorted, table_undistorted), table_undistorted[-1]
+    undistort = _undistort_fisheye if fisheye else _undistort_polynomials
     with np.errstate(all="ignore"):
-        for _ in range(_NEWTON_STEPS):
-            value, jacobian = _distort(normalized, model, coefficients)
-            (a, b), (c, d) = (
-                (jacobian[..., 0, 0], jacobian[..., 0, 1]),
-                (jacobian[..., 1, 0], jacobian[..., 1, 1]),
-            )
-            error_x, error_y = value[..., 0] - distorted[..., 0], value[..., 1] - distorted[..., 1]
-            step = np.stack([d * error_x - b * error_y, a * error_y - c * error_x], axis=-1)
-            normalized = normalized - step / (a * d - b * c)[..., None]
-        value, jacobian = _distort(normalized, model, coefficients)
-        solved = np.abs(value - distorted).max(axis=-1) < _CONVERGED
-        solved &= np.linalg.det(jacobian) > 0
-        solved &= np.linalg.norm(normalized, axis=-1) <= table_undistorted[-1]
+        normalized, solved = undistort(distorted, radius, start, float(reach), coefficients)
     return np.where(solved[..., None], normalized, np.nan)
+
+
+def _undistort_fisheye(
+    distorted: Array, radius: Array, start: Array, reach: float, coefficients: tuple[float, ...]
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """By the angle from the axis: such a lens changes nothing else."""
+    angle = np.arctan(start)
+    for _ in range(_NEWTON_STEPS):
+        value, slope = _fisheye_radius(angle, coefficients)
+        angle = angle - (value - radius) / slope
+    value, slope = _fisheye_radius(angle, coefficients)
+    solved = (np.abs(value - radius) < _CONVERGED) & (slope > 0) & (np.abs(angle) <= math.atan(reach))
+    return distorted * (np.tan(angle) / np.maximum(radius, _ON_AXIS)), solved[..., 0]
+
+
+def _undistort_polynomials(
+    distorted: Array, radius: Array, start: Array, reach: float, coefficients: tuple[float, ...]
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    normalized = distorted * (start / np.maximum(radius, _ON_AXIS))
+    for _ in range(_NEWTON_STEPS):
+        value, jacobian = _distort_by_polynomials(normalized, coefficients)
+        (a, b), (c, d) = (
+            (jacobian[..., 0, 0], jacobian[..., 0, 1]),
+            (jacobian[..., 1, 0], jacobian[..., 1, 1]),
+        )
+        error_x, error_y = value[..., 0] - distorted[..., 0], value[..., 1] - distorted[..., 1]
+        step = np.stack([d * error_x - b * error_y, a * error_y - c * error_x], axis=-1)
+        normalized = normalized - step / (a * d - b * c)[..., None]
+    value, jacobian = _distort_by_polynomials(normalized, coefficients)
+    solved = np.abs(value - distorted).max(axis=-1) < _CONVERGED
+    solved &= np.linalg.det(jacobian) > 0
+    solved &= np.linalg.norm(normalized, axis=-1) <= reach
+    return normalized, solved

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from structpose_ros.camera import COEFFICIENTS, Camera, CameraError, _distort, _radial_table, resize_image
+from structpose_ros.camera import (
+    COEFFICIENTS,
+    Camera,
+    CameraError,
+    _distort_by_polynomials,
+    _fisheye_radius,
+    _radial_table,
+    resize_image,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -444,19 +452,28 @@ def test_cells_that_an_image_does_not_fill_are_left_out() -> None:
     np.testing.assert_array_equal(camera.pixel_grid()[-1, -1], [20, 16])
 
 
-@each_lens
+@pytest.mark.parametrize("camera", [PINHOLE, PLUMB_BOB, PLUMB_BOB_4, RATIONAL])
 def test_the_jacobian_of_the_lens_is_its_derivative(camera: Camera) -> None:
     """Newton's method would find its way with a worse one too, in more steps."""
     coefficients = camera.distortion or (0.0,) * 4
     bent = [0.05 * (1 + index) for index in range(len(coefficients))]
     points = np.random.default_rng(2).uniform(-0.4, 0.4, (50, 2))
     for values in (coefficients, tuple(bent)):
-        _, jacobian = _distort(points, camera.distortion_model, values)
+        _, jacobian = _distort_by_polynomials(points, values)
         for axis in range(2):
             step = 1e-6 * np.eye(2)[axis]
-            ahead, _ = _distort(points + step, camera.distortion_model, values)
-            behind, _ = _distort(points - step, camera.distortion_model, values)
+            ahead, _ = _distort_by_polynomials(points + step, values)
+            behind, _ = _distort_by_polynomials(points - step, values)
             np.testing.assert_allclose(jacobian[:, :, axis], (ahead - behind) / 2e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("coefficients", [FISHEYE.distortion, (0.05, 0.1, -0.15, 0.2)])
+def test_the_slope_of_a_fisheyes_radius_is_its_derivative(coefficients: tuple[float, ...]) -> None:
+    angles = np.linspace(0.0, 1.4, 50)
+    _, slope = _fisheye_radius(angles, coefficients)
+    ahead, _ = _fisheye_radius(angles + 1e-6, coefficients)
+    behind, _ = _fisheye_radius(angles - 1e-6, coefficients)
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, atol=1e-7)
 
 
 @each_lens
