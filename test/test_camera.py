@@ -512,7 +512,7 @@ def test_what_the_lens_cannot_reach_is_no_warning(camera: Camera) -> None:
         points = np.array([[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, -1.0], [1e9, 0.0, 1.0]])
         assert np.isnan(camera.project(points[:3])).all()
         camera.project(points)
-        camera.rays(np.array([[1e6, 1e6], [-1e9, 3.0]]))
+        camera.rays(np.array([[1e6, 1e6], [-1e9, 3.0], [1e100, 3.0]]))
 
 
 def test_the_reach_is_the_share_of_the_image_that_rays_fall_on() -> None:
