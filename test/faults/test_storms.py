@@ -61,8 +61,8 @@ def storm(node: FaultBench, send: Callable[[], object]) -> float:
         if now >= began + sent / RATE:
             send()
             sent += 1
-        at_least, at_most = (time.monotonic() + seconds for seconds in (0.001, 0.005))
-        node.handle_until(max(at_least, min(began + sent / RATE, at_most)))
+        now = time.monotonic()  # one that is behind its time listens too
+        node.handle_until(max(now + 0.001, min(began + sent / RATE, now + 0.005)))
     to_ns, stamps = time.time_ns(), node.diagnostics_stamps
     node.wait(lambda: stamps and stamps[-1] > to_ns, "diagnostics after the storm")
     moments = [from_ns, *(stamp for stamp in stamps if from_ns < stamp < to_ns), to_ns]
