@@ -157,7 +157,8 @@ class StructposeRelocalizer(LifecycleNode):
             return self._unconfigured(error.reason, str(error))
         finally:
             self._loading = None
-        self._interrupted.wait(self._transforms.unsettled)
+        while (seconds := self._transforms.unsettled()) and not self._interrupted.is_set():
+            self._interrupted.wait(seconds)
         self._note_model(network)
         self._model_file = model_file
         self._note_model_file(model_file)
@@ -465,6 +466,8 @@ class StructposeRelocalizer(LifecycleNode):
 
     def _expire(self) -> None:
         """What comes by time alone: LOST without a pose, no image, the deadlines of requests."""
+        if self._relocalizer is None:
+            self._transforms.unsettled()  # notes when broadcasters are discovered while a model is loaded
         self._triggers.waiting()
         before = self._tracker.state
         state = self._tracker.expire(1e-9 * self.get_clock().now().nanoseconds)

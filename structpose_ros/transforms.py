@@ -28,6 +28,7 @@ CACHE_TIME = 10.0  # seconds of transforms remembered, also of who gave a frame 
 ECHOES = 1000  # transforms of its own that the node knows again when it hears them
 FARTHEST = 1e8  # metres; TF takes more, even infinity, for a place
 SETTLING = 1.0  # seconds of listening until the parents that others give to frames have been heard
+HEARING = 0.5  # seconds from when a broadcaster is discovered until what it says has been heard
 
 
 class TransformError(LookupError):
@@ -73,6 +74,11 @@ class WatchedBuffer(tf2_ros.Buffer):
         with self._arrived:
             self._sent.setdefault(child, deque(maxlen=ECHOES)).append(_fingerprint(transform))
 
+    def has_sent(self, child: str) -> bool:
+        """Whether the node has given `child` a parent."""
+        with self._arrived:
+            return child in self._sent
+
     def parent_by_others(self, child: str) -> str:
         """Return the parent that somebody else gives to `child`, empty if nobody does."""
         with self._arrived:
@@ -108,19 +114,35 @@ class Transforms:
     def __init__(self, node: Node, settings: Settings) -> None:
         """Listen, and broadcast unless `tf.mode` is none."""
         self.settings = settings
+        self._node = node
         self._clock = node.get_clock()
         self._buffer = WatchedBuffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
-        self._settled_at = time.monotonic() + SETTLING
         self._broadcaster = None if settings.tf_mode == "none" else tf2_ros.TransformBroadcaster(node)
+        self._settled_at = time.monotonic() + SETTLING
+        self._known_broadcasters = self._broadcasters()
         self._lock = threading.Lock()  # held until map_to_odom is sent, so that its stamps leave in order
         self._map_from_odom: Array | None = None
         self._last_stamp = 0
 
-    @property
     def unsettled(self) -> float:
-        """Seconds until enough was heard to send transforms without giving a frame a second parent."""
-        return 0.0 if self._broadcaster is None else max(0.0, self._settled_at - time.monotonic())
+        """Return for how many seconds more to listen before a frame is given its first parent.
+
+        A transform to a frame that has a static parent replaces that in everybody's buffer, for good; and its
+        broadcaster may be discovered seconds later, while a robot starts.
+        """
+        if self._broadcaster is None:
+            return 0.0
+        broadcasters, now = self._broadcasters(), time.monotonic()
+        if broadcasters > self._known_broadcasters:
+            self._known_broadcasters = broadcasters
+            self._settled_at = max(self._settled_at, now + HEARING)
+        return max(0.0, self._settled_at - now)
+
+    def _broadcasters(self) -> int:
+        """Return how many publish transforms, as far as they are discovered."""
+        topics = self._listener.tf_sub.topic_name, self._listener.tf_static_sub.topic_name
+        return sum(self._node.count_publishers(topic) for topic in topics)
 
     def forget(self) -> None:
         """Forget what changes over time: the clock was set back."""
@@ -173,7 +195,7 @@ class Transforms:
         odom_from_camera: Array | None,
         map_from_base: Array | None = None,
     ) -> None:
-        """Send the transform that `tf.mode` asks for; with `map_to_base` and no base, none.
+        """Send the transform that `tf.mode` asks for; none while unsettled, nor `map_to_base` without a base.
 
         Raises:
             TransformError: `tf_conflict` or `no_odom_transform`; nothing was sent then.
@@ -225,6 +247,8 @@ class Transforms:
                 f"expected '{child}' to have no parent, but somebody publishes '{other}' -> '{child}', and a "
                 "frame has one parent: choose another tf.mode (map_to_odom, map_to_base, none)",
             )
+        if not self._buffer.has_sent(child) and self.unsettled():
+            return
         message = transform_stamped(map_from_child, stamp, map_frame, child)
         self._buffer.note_sent(message)
         assert self._broadcaster is not None, "sends with tf.mode none"

@@ -100,8 +100,9 @@ def test_map_to_camera(bench: Rig, model: Path) -> None:
     """The camera in the map at the image's time; without a base its pose is the one with covariance."""
     bench.start(model__path=model, frames__base_frame="''")
     robot = bench.robot
-    sent = set(robot.localize() + robot.localize())
-    robot.wait(lambda: len(robot.heard) >= 2 and robot.bases, "transforms and a pose")
+    sent = robot.send_until(
+        lambda: len(robot.heard) > 1 and robot.bases, "transforms and a pose", image(), info()
+    )
     for _, message in robot.heard:
         assert nanoseconds(message.header.stamp) in sent
         assert (message.header.frame_id, message.child_frame_id) == ("map", CAMERA_FRAME)
@@ -138,15 +139,19 @@ def test_map_to_base(bench: Rig, tmp_path: Path) -> None:
         covariance__floor_rotation=0.03,
     )
     robot = bench.robot
-    sent = robot.send_until(lambda: robot.bases, "a pose of the base", image(), info())
-    robot.wait(lambda: robot.heard, "a transform")
+
+    def complete() -> bool:
+        first = [message.header for _, message in robot.heard[:1]]
+        shared = [pose.header for pose in robot.poses if pose.header in [base.header for base in robot.bases]]
+        return bool(first) and first[0] in shared
+
+    sent = robot.send_until(complete, "a transform and its poses", image(), info())
     message = robot.heard[0][1]
     assert (message.header.frame_id, message.child_frame_id) == ("map", "base_link")
     assert nanoseconds(message.header.stamp) in sent
     np.testing.assert_allclose(matrix_of(message.transform), MAP_FROM_BASE, **EXACT)
 
-    base = robot.bases[0]
-    assert base.header == message.header
+    base = next(base for base in robot.bases if base.header == message.header)
     pose = next(pose for pose in robot.poses if pose.header == base.header)
     np.testing.assert_allclose(target_from_source_of_pose(pose.pose), MAP_FROM_CAMERA, **EXACT)
     np.testing.assert_allclose(pose_of_base(robot), MAP_FROM_BASE, **EXACT)
@@ -267,13 +272,14 @@ def test_a_camera_with_a_parent_gets_no_second_one(bench: Rig, model: Path) -> N
     bench.robot.fix(("camera_link", CAMERA_FRAME, MAST_FROM_CAMERA))
     bench.start(model__path=model, frames__base_frame="''")
     robot = bench.robot
-    robot.wait_for_reason("no_image")  # by then the node has heard of the parent
-    for _ in range(3):
-        robot.localize()
-        status = robot.wait_for_reason("tf_conflict")
-        assert status.level == b"\x02"
-        assert f"'camera_link' -> '{CAMERA_FRAME}'" in status.message
-    assert len(robot.bases) >= 2
+    robot.send_until(
+        lambda: robot.reason() == "tf_conflict" and len(robot.bases) > 3,
+        "the refusal, and poses all the same",
+        image(),
+        info(),
+    )
+    assert robot.diagnostics[-1].level == b"\x02"
+    assert f"'camera_link' -> '{CAMERA_FRAME}'" in robot.last_line()
     assert not robot.heard
     assert bench.process.stop() == 0
     lines = [line for line in bench.log if "tf_conflict" in line]
@@ -373,8 +379,13 @@ def test_a_camera_that_pans_is_taken_where_it_was(bench: Rig, model: Path) -> No
     robot = bench.robot
     robot.fix(("pan", CAMERA_FRAME, MAST_FROM_CAMERA))
     bench.start(model__path=model, tf__mode="map_to_base", tf__timeout=1.0)
-    drive(robot, lambda: len(robot.bases) > 1, "poses of the base", "base_link", "pan")
-    robot.wait(lambda: len(robot.heard) > 1, "transforms")
+    drive(
+        robot,
+        lambda: len(robot.bases) > 1 and len(robot.heard) > 1,
+        "poses of the base, and transforms",
+        "base_link",
+        "pan",
+    )
     expected = MAP_FROM_CAMERA @ invert(AT_THE_STAMP @ MAST_FROM_CAMERA)
     for base in robot.bases:
         np.testing.assert_allclose(target_from_source_of_pose(base.pose.pose), expected, **EXACT)

@@ -187,6 +187,7 @@ def test_topics_and_services_have_their_types_and_qos(robot: Bench) -> None:
 
 def test_a_pose_is_the_cameras_and_with_covariance_the_bases(robot: Bench) -> None:
     """Both at the image's stamp in the map; the covariance has the floors and stands in RViz's order."""
+    robot.send_until(lambda: robot.transforms, "the first transform", seen_from(1), info())
     bases = robot.hear(PoseWithCovarianceStamped, "pose_with_covariance")
     base = robot.first_of(bases, seen_from(1), info())
     at = nanoseconds(base.header.stamp)

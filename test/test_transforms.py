@@ -101,6 +101,7 @@ def make() -> Iterator[Callable[..., tuple[Transforms, Sent]]]:
             settings = settings_from({name.replace("__", "."): value for name, value in values.items()})
             made, sent = Transforms(node, settings), Sent()
             made._broadcaster = sent
+            made._settled_at = 0.0
             return made, sent
 
         yield maker
@@ -139,6 +140,35 @@ def test_its_own_echo_is_no_conflict_however_long(make: Make) -> None:
             made._buffer.set_transform(sent[heard], "")
             heard += 1
     assert made._buffer.parent_by_others("odom") == ""
+
+
+def test_a_broadcaster_is_heard_before_a_frame_gets_its_first_parent(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is discovered late may have a parent for it; a frame that has its parent already goes on."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    made, sent = make(tf__mode="map_to_camera")
+    others = made._broadcasters()
+    monkeypatch.setattr(made, "_broadcasters", lambda: others)
+    made.send(HERE, stamp(AT), "first", None)
+    assert len(sent) == 1
+    others += 1
+    assert made.unsettled() == pytest.approx(transforms.HEARING)
+    made.send(HERE, stamp(AT), "second", None)
+    made.send(HERE, stamp(AT + 1), "first", None)
+    assert [message.child_frame_id for message in sent] == ["first", "first"]
+    now += 0.9 * transforms.HEARING
+    made._buffer.set_transform_static(tf_message("link", CAMERA, HERE), "")
+    with pytest.raises(TransformError, match=f"'link' -> '{CAMERA}'"):
+        made.send(HERE, stamp(AT), CAMERA, None)
+    others -= 1
+    made.unsettled()
+    others += 1  # one that comes and goes is waited for once
+    now += 0.2 * transforms.HEARING
+    assert made.unsettled() == 0.0
+    made.send(HERE, stamp(AT + 2), "second", None)
+    assert sent[-1].child_frame_id == "second"
 
 
 @pytest.mark.parametrize(("mode", "child"), [("map_to_camera", CAMERA), ("map_to_base", "base_link")])
