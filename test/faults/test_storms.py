@@ -25,7 +25,7 @@ from tf2_msgs.msg import TFMessage
 from structpose_ros.camera import Camera
 
 EXACT = 1e-3  # metres and radians
-RATE, SECONDS = 200.0, 2.5
+RATE, MESSAGES = 200.0, 500
 CAMERAS = [Camera(WIDTH, HEIGHT, 60.0 + 4.0 * i, 60.0 + 3.0 * i, 31.5 + i, 23.5 - i) for i in range(8)]
 
 
@@ -51,25 +51,25 @@ def frames(spoilt: bool) -> list[tuple[Image, CameraInfo]]:
     return made
 
 
-def storm(node: FaultBench, send: Callable[[], object]) -> float:
-    """Send at RATE for some SECONDS; return the longest time in which the node published no diagnostics.
+def storm(node: FaultBench, send: Callable[[], object]) -> tuple[float, float]:
+    """Send MESSAGES at RATE, or as fast as can be; return the longest time without diagnostics, and the rate.
 
-    By their stamps: who makes a storm is too busy to hear of each when it comes.
+    The time by their stamps: who makes a storm is too busy to hear of each when it comes.
     """
     sent, began, from_ns = 0, time.monotonic(), time.time_ns()
-    while (now := time.monotonic()) < began + SECONDS:
-        if now >= began + sent / RATE:
+    while sent < MESSAGES:
+        if time.monotonic() >= began + sent / RATE:
             send()
             sent += 1
         now = time.monotonic()  # one that is behind its time listens too
         node.handle_until(max(now + 0.001, min(began + sent / RATE, now + 0.005)))
+    rate = sent / (time.monotonic() - began)
     to_ns, stamps = time.time_ns(), node.diagnostics_stamps
     node.wait(lambda: stamps and stamps[-1] > to_ns, "diagnostics after the storm")
     moments = [from_ns, *(stamp for stamp in stamps if from_ns < stamp < to_ns), to_ns]
     longest = 1e-9 * max(after - before for before, after in itertools.pairwise(moments))
-    print(f"{sent} in {SECONDS} s; at most {longest:.2f} s without diagnostics")
-    assert sent > 0.5 * RATE * SECONDS, "this machine can't make such a storm"
-    return longest
+    print(f"{sent} at {rate:.0f} Hz; at most {longest:.2f} s without diagnostics")
+    return longest, rate
 
 
 def all_is_well(node: FaultBench, longest: float) -> None:
@@ -86,16 +86,16 @@ def test_a_storm_of_frames(node: FaultBench, spoilt: bool) -> None:
     shown = itertools.cycle(frames(spoilt))
     node.settle()
     before, poses = node.counts(), node.hear(PoseStamped, "pose", 1000)
-    longest = storm(node, lambda: node.send(*next(shown)))
+    longest, rate = storm(node, lambda: node.send(*next(shown)))
     all_is_well(node, longest)
     counts = {name: count - before[name] for name, count in node.counts().items()}
     print(counts)
-    assert counts["received"] > 0.3 * RATE * SECONDS
+    assert counts["received"] > 0.3 * MESSAGES
     assert counts["received"] == counts["processed"] + counts["dropped"] + counts["skipped"]
     assert (counts["rejected"] > counts["processed"] / 4) == spoilt
     assert len(poses) > 20
     assert max(error_of(pose, MAP_FROM_CAMERA) for pose in poses) < EXACT
-    assert float(node.values()["image_rate_hz"]) > 50.0
+    assert float(node.values()["image_rate_hz"]) > 0.25 * rate
 
 
 def test_a_storm_of_requests(node: FaultBench) -> None:
@@ -115,7 +115,7 @@ def test_a_storm_of_requests(node: FaultBench) -> None:
             switch.call_async(SetBool.Request(data=False))
             switch.call_async(SetBool.Request(data=True))
 
-    longest = storm(node, send)
+    longest, _ = storm(node, send)
     enabled = switch.call_async(SetBool.Request(data=True))
     node.wait(enabled.done, "an answer")
     all_is_well(node, longest)
@@ -144,10 +144,10 @@ def test_a_storm_of_transforms(node: FaultBench) -> None:
         return TFMessage(transforms=[*loop, *odd, *new])
 
     # Made beforehand, and as bytes: the storm is to be the node's trouble.
-    made = iter([serialize_message(odd_ones(at)) for at in range(1, round(RATE * SECONDS) + 1)])
+    made = iter([serialize_message(odd_ones(at)) for at in range(1, MESSAGES + 1)])
 
     def send() -> None:
         publisher.publish(next(made))
         node.send(good_image(), good_info())
 
-    all_is_well(node, storm(node, send))
+    all_is_well(node, storm(node, send)[0])
