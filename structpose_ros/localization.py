@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +36,7 @@ from structpose_ros.spinning import one_line
 from structpose_ros.throttled_log import ThrottledLog
 from structpose_ros.tracking import Sighting, Tracker, Verdict
 from structpose_ros.transforms import TransformError, Transforms
+from structpose_ros.triggers import Trigger as Request
 from structpose_ros.triggers import Triggers
 
 Array = npt.NDArray[np.float64]
@@ -53,10 +54,14 @@ _FAULTS = {
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image, its bytes where it is not compressed, and when it came, in seconds of `time.perf_counter`."""
+    """An image, its bytes where it is not compressed, and when it came, in seconds of `time.perf_counter`.
+
+    asked: the requests that it may answer. One that ends meanwhile gets no answer, but its prior counts.
+    """
 
     message: bytes | ImageMessage
     at: float
+    asked: Sequence[Request] = ()
 
 
 @dataclass
@@ -160,7 +165,7 @@ class Localization:
         complaints = self._send(place, stamp, camera_frame)
         if verdict.relocalized:
             self._log.event(_describe(result, message, settings))
-        self._answer(place, result, message, arrival.at, verdict)
+        self._answer(place, result, message, arrival, verdict)
         self._pictures.publish(result, frame.camera, message.header, camera_frame)
         stages.done("publish")
         if not frame.matched:
@@ -195,14 +200,14 @@ class Localization:
         return _Place(map_from_camera, map_from_base, no_base, odom_from_camera, covariance)
 
     def _check_priors(self, place: _Place, arrival: Arrival) -> None:
-        """Raise unless the pose fits the prior of every trigger that this frame may answer."""
-        for trigger in self._triggers.waiting(arrival.at):
-            if trigger.prior is None:
+        """Raise unless the pose fits the priors of who may be answered by the frame, or waits by now."""
+        for request in dict.fromkeys([*arrival.asked, *self._triggers.waiting()]):
+            if request.prior is None:
                 continue
             if place.map_from_base is None:
                 raise FrameRejectedError(RejectReason.NO_BASE_TRANSFORM, place.no_base)
             away = prior_disagreement(
-                trigger.prior, place.map_from_base, place.covariance, self.settings.prior_sigmas
+                request.prior, place.map_from_base, place.covariance, self.settings.prior_sigmas
             )
             if away:
                 raise FrameRejectedError(RejectReason.PRIOR_MISMATCH, away)
@@ -236,29 +241,29 @@ class Localization:
         return complaints
 
     def _answer(
-        self, place: _Place, result: Result, message: ImageMessage, arrived: float, verdict: Verdict
+        self, place: _Place, result: Result, message: ImageMessage, arrival: Arrival, verdict: Verdict
     ) -> None:
         """Publish the base's pose, hand it off where that is due, and answer who asked."""
         mode = self.settings.handoff_mode
-        triggers = self._triggers.waiting(arrived)
+        waiting = [request for request in self._triggers.waiting() if request in arrival.asked]
         self._hand_off_due |= verdict.relocalized and mode == "on_lost"
-        hand_off = mode != "never" and (self._hand_off_due or bool(triggers))
+        hand_off = mode != "never" and (self._hand_off_due or bool(waiting))
         if place.map_from_base is not None:
             stamp = message.header.stamp
             self._outputs.publish_base(place.map_from_base, place.covariance, stamp, hand_off=hand_off)
             self._hand_off_due = False
         elif hand_off:  # stays due, and those who asked go on waiting
-            for trigger in triggers:
-                trigger.last_reason = (
+            for request in waiting:
+                request.last_reason = (
                     f"the camera was found, the robot not: no_base_transform: {place.no_base}"
                 )
             return
-        for trigger in triggers:
-            trigger.end(True, _describe(result, message, self.settings))
+        for request in waiting:
+            request.end(True, _describe(result, message, self.settings))
 
     def _reject(self, reason: RejectReason, detail: str, arrival: Arrival, stages: _Stages) -> None:
-        for trigger in self._triggers.waiting(arrival.at):
-            trigger.last_reason = f"{reason.value}: {detail}"
+        for request in arrival.asked:
+            request.last_reason = f"{reason.value}: {detail}"
         level = Level.ERROR if reason in _FAULTS else Level.WARN
         self._health.rejected(reason.value, detail, level, stages.finished())
         line = f"no pose: {reason.value}: {detail} ({FRAMES[reason.value]})"

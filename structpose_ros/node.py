@@ -344,14 +344,15 @@ class StructposeRelocalizer(LifecycleNode):
             self._health.replaced()
             message, info = newer
             arrived = self._arrived(info)
-        if not self._wanted(arrived):
+        asked = self._triggers.waiting(arrived)
+        if not self._wanted(arrived, bool(asked)):
             self._health.skipped()
             return
         assert self._localization is not None, "active without a localization"
         begun = time.perf_counter()
         self._take_camera_infos()  # its own may have come before it
         with self._health.working():
-            self._localization.process(Arrival(message, arrived))
+            self._localization.process(Arrival(message, arrived, asked))
         self._show_state()
         self._diagnostics.publish_if_changed()
         self._free_at = time.perf_counter()
@@ -365,12 +366,12 @@ class StructposeRelocalizer(LifecycleNode):
         self._health.received(**{"dropped" if arrived < self._free_at else "lost": missed})
         return arrived
 
-    def _wanted(self, arrived: float) -> bool:
+    def _wanted(self, arrived: float, asked: bool) -> bool:
         """Whether an image is to be localised, by `~/set_enabled`, `run.mode` and `run.max_rate`."""
         settings = self.settings
         if not self._enabled:
             return False
-        if self._triggers.waiting():
+        if asked:
             return True
         if settings.run_mode == "on_trigger" or arrived < self._taken_until:
             return False

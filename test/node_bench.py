@@ -146,9 +146,10 @@ class Bench(Peer):
         seen = len(self.diagnostics)
 
         def idle() -> bool:
+            if len(self.diagnostics) == seen:
+                return False
             counts = self.counts()
-            done = counts["processed"] + counts["dropped"] + counts["skipped"]
-            return len(self.diagnostics) > seen and counts["received"] == done
+            return counts["received"] == counts["processed"] + counts["dropped"] + counts["skipped"]
 
         self.wait(idle, "the end of work")
 

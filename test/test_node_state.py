@@ -6,10 +6,13 @@ The kidnap and the foreign images are judged by the bundled model on rendered vi
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +23,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: no ROS 2 here")
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from model_files import write_model
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_helpers import (
     DEADLINE,
@@ -37,8 +41,11 @@ from std_srvs.srv import SetBool, Trigger
 from test_node import MAP_FROM_CAMERA, blinding_image, good_image, good_info
 
 from structpose_ros.camera import Camera
+from structpose_ros.executor import ThreadsExecutor
 from structpose_ros.geometry import pose_error, rotation_from_vector, transform
 from structpose_ros.messages import pose_with_covariance_stamped, target_from_source_of_pose
+from structpose_ros.node import StructposeRelocalizer
+from structpose_ros.relocalizer import Result
 from structpose_ros.resources import share_path
 from structpose_ros.training.synthetic import demo
 
@@ -341,6 +348,31 @@ def prior(offset: float, sigma: float, yaw: float = 0.0) -> PoseWithCovarianceSt
     return pose_with_covariance_stamped(guess, sigma**2 * np.eye(6), Time(), "map")
 
 
+@contextmanager
+def node_here(peer: Watcher, model: Path, mode: str) -> Iterator[StructposeRelocalizer]:
+    """A node in this process, spun by a thread, that is active and listens to images."""
+    given = {
+        "model.path": str(model),
+        "model.threads": 1,
+        "frames.base_frame": "",
+        "gate.consistency_frames": 1,
+        "run.mode": mode,
+    }
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = StructposeRelocalizer(context=peer.node.context, parameter_overrides=overrides)
+    executor = ThreadsExecutor(4, context=peer.node.context)
+    executor.add_node(node)
+    spinning = threading.Thread(target=executor.spin)
+    spinning.start()
+    try:
+        peer.wait_for_reason("no_image")
+        yield node
+    finally:
+        executor.shutdown()
+        spinning.join(DEADLINE)
+        node.destroy_node()
+
+
 def hint(peer: Watcher, message: PoseWithCovarianceStamped) -> str:
     """Send a prior and images until there is an outcome; return it."""
     outcomes = {values.get("last_trigger", "") for values in [peer.values()]}
@@ -367,6 +399,52 @@ def test_a_prior_is_checked(peer: Watcher, start: Start, model: Path) -> None:
     assert not peer.poses
     assert hint(peer, prior(1.0, 0.5)).startswith("succeeded: localized")
     peer.wait(lambda: len(peer.handed_off) == 1, "the hand-off")
+
+
+@pytest.mark.parametrize("mode", ["on_trigger", "continuous"])
+def test_a_prior_that_comes_just_after_an_image_withholds_its_pose(
+    domain: int, peer: Watcher, model: Path, mode: str
+) -> None:
+    """The image is no answer, and its pose would be taken for one. In this process."""
+    with node_here(peer, model, mode) as node:
+        arrived = node._arrived
+
+        def asked_after_it(info: Mapping[str, Any]) -> float:
+            at = arrived(info)
+            node._on_prior(prior(5.0, 0.5))
+            return at
+
+        node._arrived = asked_after_it  # type: ignore[method-assign]
+        expected = "skipped" if mode == "on_trigger" else "rejected"
+        peer.send_until(
+            lambda: int(peer.values()[f"frames_{expected}"]) > 0, expected, good_image(), good_info()
+        )
+        assert peer.values()["last_reject_reason"] == ("" if mode == "on_trigger" else "prior_mismatch")
+        assert not peer.poses
+
+
+def test_a_prior_counts_for_a_frame_that_was_begun_before_it_ended(
+    domain: int, peer: Watcher, model: Path
+) -> None:
+    """The request times out while its image is worked on: the pose is withheld. In this process."""
+    with node_here(peer, model, "on_trigger") as node:
+        assert node._localization is not None
+        relocalizer = node._localization.relocalizer
+
+        class Slow:
+            def localize(self, *arguments: Any) -> Result:
+                for request in node._triggers.waiting():
+                    request.time_out()
+                return relocalizer.localize(*arguments)
+
+        node._localization.relocalizer = Slow()  # type: ignore[assignment]
+        node._on_prior(prior(5.0, 0.5))
+        peer.send_until(
+            lambda: int(peer.values()["frames_processed"]) > 0, "the frame", good_image(), good_info()
+        )
+        assert peer.values()["last_trigger"].startswith("failed: no pose within")
+        assert peer.values()["last_reject_reason"] == "prior_mismatch"
+        assert not peer.poses and not peer.handed_off
 
 
 def test_a_prior_that_is_none_is_refused(peer: Watcher, start: Start, model: Path) -> None:
