@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from pictures import colors
 from recordings import pose
 
 from structpose_ros.geometry import orthonormalize, transform
 from structpose_ros.map_cloud import MapCloud
 from structpose_ros.training import overview, plots
 from structpose_ros.training.outcomes import Outcome, outcome_of_pose
-
-
-def colors(path: Path) -> int:
-    return len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0))
 
 
 def outcomes(count: int, spread: float = 0.1) -> list[Outcome]:
