@@ -15,6 +15,8 @@ from structpose_ros.training import ablation
 from structpose_ros.training.ablation import ROWS, SWITCHES, ablate, row_config, table
 from structpose_ros.training.config import ConfigError, PoseStage, load_config
 
+pytestmark = pytest.mark.xdist_group("ablation")  # its rows are trained once
+
 SMALL = dataclasses.replace(
     CONFIG,
     geometry=dataclasses.replace(CONFIG.geometry, epochs=1, validity_mask=False),

@@ -24,6 +24,9 @@ SEED = 7
 CAMERA = demo.camera_of_size(160, 120)
 
 
+pytestmark = pytest.mark.xdist_group("synthetic")  # the room is built once
+
+
 @pytest.fixture(scope="module")
 def room() -> Room:
     """Return the room with coarse textures; its geometry is the real one's."""
