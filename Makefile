@@ -33,10 +33,10 @@ demo: venv ## play the demo room as a ROS 2 camera into the node; report in out/
 	@FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-$(CURDIR)/config/fastdds_shm.xml} \
 		$(VENV_PYTHON) -m structpose_ros.demo --out out/demo
 
-# Three at a time keep two cores busy, as most tests of the node wait for something; with one thread each.
+# One thread each: two tests at a time keep two cores busy.
 # A worker that crashes ends the run: with loadgroup, pytest-xdist would wait for ever for its tests.
 test: lint ## lint, type check and the whole test suite
-	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 3 --dist loadgroup --max-worker-restart=0 $(COVERAGE) $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --max-worker-restart=0 $(COVERAGE) $(PYTEST_ARGS)
 
 faults: venv-test ## the long run of the fault tests: FUZZ_CASES=10000 frames that no camera should send
 	@FUZZ_CASES=$(FUZZ_CASES) $(VENV_PYTHON) -m pytest test/faults -rA $(PYTEST_ARGS)
