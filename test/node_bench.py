@@ -47,7 +47,8 @@ class Bench(Peer):
         self.processes: list[NodeProcess] = []
         self._folder = folder
         self._hearing: list[Subscription] = []
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        # Whoever makes a storm reads them late, and is to miss none.
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 1000)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.diagnostics_stamps.append(nanoseconds(message.header.stamp))
