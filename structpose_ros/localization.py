@@ -61,7 +61,7 @@ class Arrival:
 
     message: bytes | ImageMessage
     at: float
-    asked: Sequence[Request] = ()
+    asked: Sequence[Request]
 
 
 @dataclass

@@ -476,7 +476,8 @@ def test_two_cameras_in_one_graph_keep_apart(tmp_path: Path) -> None:
                 image,
                 info,
             )
-        left.wait(lambda: "right_optical" in children(left), "the other's frame in TF")
+        left.wait(lambda: {"left_optical", "right_optical"} <= children(left), "both frames in TF")
+        right.wait(lambda: {"left_optical", "right_optical"} <= children(right), "both frames in TF")
         names = {f"/{side}/structpose_relocalizer: localization" for side in sides}
         for side, peer in peers.items():
             assert set(peer.pose_stamps()) <= set(sent[side])
